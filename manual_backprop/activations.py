@@ -1,0 +1,131 @@
+"""Activation functions: the value a = σ(z), the derivative σ′(z), and what the derivative is computed from.
+
+A table, not a hierarchy: `ACTIVATIONS` holds the ready ones by name, and an `Activation` of one's own works everywhere
+that they do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function with its derivative written by hand.
+
+    Args:
+        name: as it is printed, and looked up in `ACTIVATIONS`.
+        function: a = σ(z), elementwise, ``(*, o)`` to ``(*, o)``, in differentiable torch operations.
+        derivative: σ′, ``(*, o)`` to ``(*, o)`` in differentiable torch operations, or the number that σ′ always is.
+            Its argument is what `needs` names.
+        needs: ``"a"`` where σ′ is computed from the activation a = σ(z), ``"z"`` where it takes the weighted input z,
+            None where σ′ is constant. It decides what a layer keeps in memory for its backward pass.
+
+    Example:
+        >>> softplus = Activation("softplus", torch.nn.functional.softplus, torch.sigmoid, needs="z")
+        >>> softplus.derivative_at(torch.tensor([0.0]))
+        tensor([0.5000])
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor | float]
+    needs: Literal["a", "z"] | None
+
+    def derivative_at(self, z: Tensor, a: Tensor | None = None) -> Tensor | float:
+        """σ′(z), for the caller that has z, and a = σ(z) perhaps too."""
+        if self.needs != "a":
+            return self.derivative(z)
+        return self.derivative(self.function(z) if a is None else a)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# Functions with names rather than lambdas, so that a module that holds an activation can be pickled.
+
+
+def sigmoid_prime(a: Tensor) -> Tensor:
+    return a * (1 - a)
+
+
+def tanh_prime(a: Tensor) -> Tensor:
+    return 1 - a * a
+
+
+def relu_prime(a: Tensor) -> Tensor:
+    return (a > 0).to(a.dtype)
+
+
+def identity_function(z: Tensor) -> Tensor:
+    return z
+
+
+def identity_prime(_: Tensor) -> float:
+    return 1.0
+
+
+sigmoid = Activation("sigmoid", torch.sigmoid, sigmoid_prime, needs="a")
+"""σ(z) = 1/(1 + e^{−z}), in (0, 1); σ′ = σ(1 − σ), at most 1/4. Chapter 1, equation (3)."""
+
+tanh = Activation("tanh", torch.tanh, tanh_prime, needs="a")
+"""tanh(z) = 2σ(2z) − 1, in (−1, 1): a sigmoid stretched and shifted; tanh′ = 1 − tanh². Chapter 3, equation (111).
+
+>>> z = torch.tensor([-1.0, 0.5, 2.0])
+>>> bool(torch.allclose(tanh.function(z), 2 * sigmoid.function(2 * z) - 1))
+True
+"""
+
+relu = Activation("relu", torch.relu, relu_prime, needs="a")
+"""max(0, z); its derivative is 1 above 0 and 0 below, and 0 at the kink, as torch has it. Chapter 3, section
+"Other models of artificial neuron"."""
+
+identity = Activation("identity", identity_function, identity_prime, needs=None)
+"""The linear neuron, a = z, with σ′ = 1. Chapter 2, exercise "Backpropagation with linear neurons"."""
+
+ACTIVATIONS = {activation.name: activation for activation in (sigmoid, tanh, relu, identity)}
+
+
+def activation_named(activation: str | Activation) -> Activation:
+    """The activation of that name, or the given `Activation` itself.
+
+    Raises:
+        ValueError: no activation of that name.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected an Activation or one of {', '.join(ACTIVATIONS)}, found {activation!r}")
+    return ACTIVATIONS[activation]
+
+
+def per_neuron(activations: Sequence[str | Activation]) -> Activation:
+    """A layer whose neurons have an activation each: a_j = f_j(z_j), and δ_j = ∂C/∂a_j · f_j′(z_j) in BP1.
+
+    Args:
+        activations: one for each of the o neurons of the layer.
+
+    Returns:
+        An activation on ``(*, o)`` that takes σ′ from z.
+
+    Example:
+        >>> one_modified = per_neuron(["sigmoid", "sigmoid", "identity"])
+        >>> one_modified.function(torch.tensor([0.0, 0.0, 7.0]))
+        tensor([0.5000, 0.5000, 7.0000])
+
+    Source: chapter 2, exercise "Backpropagation with a single modified neuron".
+    """
+    neurons = [activation_named(activation) for activation in activations]
+
+    def function(z: Tensor) -> Tensor:
+        return torch.stack([f.function(z_j) for f, z_j in zip(neurons, z.unbind(-1), strict=True)], dim=-1)
+
+    def derivative(z: Tensor) -> Tensor:
+        # `+ zeros` because a constant derivative is a number, and stack wants tensors.
+        columns = zip(neurons, z.unbind(-1), strict=True)
+        return torch.stack([torch.zeros_like(z_j) + f.derivative_at(z_j) for f, z_j in columns], dim=-1)
+
+    return Activation(f"per_neuron({', '.join(f.name for f in neurons)})", function, derivative, needs="z")

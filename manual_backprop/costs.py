@@ -1,0 +1,120 @@
+"""Cost functions: the cost of each sample, and its derivatives written by hand.
+
+n is the number of samples and y the desired output. A `Cost` speaks of one sample, ``(*, o)`` to ``(*,)``; the factor
+1/n comes in with `reduce` and nowhere else.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["none", "mean", "sum"]
+
+REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda cost: cost,
+    "mean": torch.mean,
+    "sum": torch.sum,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost C of one sample as a function of the output a and the target y.
+
+    Args:
+        name: as it is printed, and looked up in `COSTS`.
+        value: C(a, y), ``(*, o), (*, o) -> (*,)``.
+        derivative: ∂C/∂a, ``(*, o)``.
+        target_derivative: ∂C/∂y, ``(*, o)``, for targets that are themselves computed.
+        of_weighted_input: for the activations named, the same cost as a function of z instead of a, where that is
+            shorter: its `derivative` is then δ^L itself, with no σ′(z^L) in it.
+    """
+
+    name: str
+    value: Callable[[Tensor, Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor], Tensor]
+    target_derivative: Callable[[Tensor, Tensor], Tensor]
+    of_weighted_input: Mapping[str, "Cost"] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+quadratic = Cost(
+    "quadratic",
+    value=lambda a, y: (a - y).square().sum(-1) / 2,
+    derivative=lambda a, y: a - y,
+    target_derivative=lambda a, y: y - a,
+)
+"""C = ½ ‖y − a‖² for a sample, 1/(2n) Σ_x ‖y − a‖² with ``reduction="mean"``; ∂C/∂a = a − y. Chapter 1, equation (6).
+
+`torch.nn.MSELoss` is the mean over all n·o elements and has no ½: this cost is o/2 times that one.
+"""
+
+sigmoid_cross_entropy = Cost(
+    "sigmoid_cross_entropy",
+    value=lambda z, y: ((1 - y) * z - torch.nn.functional.logsigmoid(z)).sum(-1),
+    derivative=lambda z, y: torch.sigmoid(z) - y,
+    target_derivative=lambda z, y: -z,
+)
+"""The cross-entropy of a = σ(z) as a function of z: C = Σ_j [(1 − y)z − ln σ(z)], so δ^L = ∂C/∂z = a − y.
+
+The σ′(z) of BP1 has cancelled against the a(1 − a) of ∂C/∂a: a badly wrong neuron learns fast. No exponential
+overflows and no logarithm sees 0, at any finite z. Chapter 3, equations (66) to (68).
+
+`torch.nn.BCEWithLogitsLoss` is the mean over all n·o elements: this cost is o times that one.
+"""
+
+
+def _log(x: Tensor) -> Tensor:
+    return x.log().clamp(min=-100)
+
+
+def _not_zero(x: Tensor) -> Tensor:
+    # float16 has no 1e-12: there the smallest normal number.
+    return x.clamp(min=max(1e-12, torch.finfo(x.dtype).tiny))
+
+
+cross_entropy = Cost(
+    "cross_entropy",
+    value=lambda a, y: -(y * _log(a) + (1 - y) * _log(1 - a)).sum(-1),
+    derivative=lambda a, y: (a - y) / _not_zero(a * (1 - a)),
+    target_derivative=lambda a, y: _log(1 - a) - _log(a),
+    of_weighted_input={"sigmoid": sigmoid_cross_entropy},
+)
+"""C = −Σ_j [y ln a + (1 − y) ln(1 − a)] for a sample, its mean with ``reduction="mean"``; ∂C/∂a = (a − y)/(a(1 − a)).
+
+Chapter 3, equation (63). At a = 0 and a = 1 the logarithm is held at −100 and the denominator at 1e-12, the bounds of
+`torch.nn.BCELoss`, which is the mean over all n·o elements: this cost is o times that one. Outputs that come from a
+sigmoid are better served by `sigmoid_cross_entropy`, which needs no bounds.
+"""
+
+
+COSTS = {cost.name: cost for cost in (quadratic, cross_entropy)}
+
+
+def cost_named(cost: str | Cost) -> Cost:
+    """The cost of that name, or the given `Cost` itself.
+
+    Raises:
+        ValueError: no cost of that name.
+    """
+    if isinstance(cost, Cost):
+        return cost
+    if cost not in COSTS:
+        raise ValueError(f"cost: expected a Cost or one of {', '.join(COSTS)}, found {cost!r}")
+    return COSTS[cost]
+
+
+def reduce(cost: Tensor, reduction: str) -> Tensor:
+    """The costs of the samples, ``(*,)``, as they are, their mean (the 1/n of the book) or their sum.
+
+    Raises:
+        ValueError: no reduction of that name.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, found {reduction!r}")
+    return REDUCTIONS[reduction](cost)

@@ -1,0 +1,131 @@
+"""The four equations of backpropagation (Nielsen, *Neural Networks and Deep Learning*, chapter 2).
+
+They are the only place in the package where the mathematics of a layer's backward pass is written down: the autograd
+Functions (`functions.py`) and the algorithm without autograd (`network.py`) both call them.
+
+Symbols, for a layer l with i inputs and o outputs. Rows are samples: ``*`` stands for any number of leading
+dimensions, none and empty ones among them.
+
+==============================  ==========  ====================================
+book                            shape       code
+==============================  ==========  ====================================
+a^{l-1}                         ``(*, i)``  ``input``
+w^l                             ``(o, i)``  ``weight``, row j: to neuron j
+z^l = w^l a^{l-1} + b^l         ``(*, o)``  ``z``
+a^l = σ(z^l)                    ``(*, o)``  ``a``
+∂C/∂a^l                         ``(*, o)``  ``grad_a``
+σ′(z^l)                         ``(*, o)``  ``activation_derivative``
+δ^l = ∂C/∂z^l                   ``(*, o)``  ``delta``
+==============================  ==========  ====================================
+
+The book writes one sample as a column and differentiates in *denominator layout* (the gradient of a column is a
+column). Here a sample is a row, so each matrix product stands the other way round: (wᵀδ)ᵀ = δᵀw is ``delta @ weight``.
+
+Every function takes tensors of one floating dtype and returns that dtype; torch raises ``RuntimeError`` where shapes do
+not fit. All are made of differentiable torch operations, so a backward built from them can itself be differentiated.
+"""
+
+from torch import Tensor
+
+
+def output_error(grad_a: Tensor, activation_derivative: Tensor | float) -> Tensor:
+    r"""BP1: the error of the output layer, δ^L = ∇_a C ⊙ σ′(z^L).
+
+    Component by component: δ^L_j = ∂C/∂a^L_j · σ′(z^L_j).
+
+    As a matrix product: δ^L = Σ′(z^L) ∇_a C, with Σ′(z^L) the diagonal matrix of the σ′(z^L_j). This is the chain rule
+    in denominator layout, δ = (∂a/∂z) ∇_a C. torch's Jacobians (`torch.func.jacrev`) are in numerator layout,
+    J[k, j] = ∂a_k/∂z_j, where the chain rule reads δ = Jᵀ ∇_a C; one layout is the transpose of the other, and Σ′ is
+    diagonal, so here the two agree. Where one output depends on many z (softmax), they do not.
+
+    Args:
+        grad_a: ∂C/∂a^L, ``(*, o)``.
+        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron.
+
+    Returns:
+        δ^L, ``(*, o)``; always a new tensor, never ``grad_a`` itself.
+
+    Example:
+        >>> output_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))  # the book's Hadamard product
+        tensor([3., 8.])
+
+    Source: chapter 2, equations (BP1), (BP1a) and the problem on Σ′(z^L).
+    """
+    return grad_a * activation_derivative
+
+
+def input_gradient(weight: Tensor, delta: Tensor) -> Tensor:
+    """The first half of BP2: ∂C/∂a^{l-1} = (w^l)ᵀ δ^l, the error moved back through the weights.
+
+    Component by component: ∂C/∂a^{l-1}_k = Σ_j w^l_jk δ^l_j. A layer under autograd returns this as the gradient of
+    its input; the layer below multiplies it by its own σ′ (BP1 with this as its ∂C/∂a), which completes BP2.
+
+    Args:
+        weight: w^l, ``(o, i)``.
+        delta: δ^l, ``(*, o)``.
+
+    Returns:
+        ∂C/∂a^{l-1}, ``(*, i)``.
+
+    Source: chapter 2, proof of (BP2).
+    """
+    return delta @ weight
+
+
+def hidden_error(weight_next: Tensor, delta_next: Tensor, activation_derivative: Tensor | float) -> Tensor:
+    """BP2: the error in terms of the error of the next layer, δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l).
+
+    Component by component: δ^l_j = Σ_k w^{l+1}_kj δ^{l+1}_k σ′(z^l_j).
+
+    As matrix products: δ^l = Σ′(z^l) (w^{l+1})ᵀ δ^{l+1}.
+
+    Args:
+        weight_next: w^{l+1}, ``(o_next, o)``.
+        delta_next: δ^{l+1}, ``(*, o_next)``.
+        activation_derivative: σ′(z^l), ``(*, o)``, or the number 1 of a linear neuron.
+
+    Returns:
+        δ^l, ``(*, o)``.
+
+    Source: chapter 2, equation (BP2).
+    """
+    return output_error(input_gradient(weight_next, delta_next), activation_derivative)
+
+
+def bias_gradient(delta: Tensor) -> Tensor:
+    """BP3: the gradient of the bias, ∂C/∂b^l = δ^l, summed over the samples.
+
+    Component by component: ∂C/∂b^l_j = Σ_n δ^l_nj; the book writes it for one sample n. The factor 1/N of a mean is
+    in δ already, since it belongs to the cost.
+
+    Args:
+        delta: δ^l, ``(*, o)``.
+
+    Returns:
+        ∂C/∂b^l, ``(o,)``; zeros for an empty batch.
+
+    Source: chapter 2, equation (BP3).
+    """
+    return _samples(delta).sum(0)
+
+
+def weight_gradient(delta: Tensor, input: Tensor) -> Tensor:
+    """BP4: the gradient of the weights, ∂C/∂w^l = δ^l (a^{l-1})ᵀ, summed over the samples.
+
+    Component by component: ∂C/∂w^l_jk = Σ_n δ^l_nj a^{l-1}_nk; the book writes it for one sample, as a_in δ_out.
+
+    Args:
+        delta: δ^l, ``(*, o)``.
+        input: a^{l-1}, ``(*, i)``, with the same leading dimensions.
+
+    Returns:
+        ∂C/∂w^l, ``(o, i)``; zeros for an empty batch.
+
+    Source: chapter 2, equation (BP4).
+    """
+    return _samples(delta).mT @ _samples(input)
+
+
+def _samples(x: Tensor) -> Tensor:
+    """``(*, n)`` as ``(N, n)``: one row a sample, whatever the leading dimensions (no -1: n may be 0)."""
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])

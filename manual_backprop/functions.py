@@ -1,0 +1,111 @@
+"""The backward passes as `torch.autograd.Function`s: each line of a `backward` is one equation of the chapter.
+
+Conventions of every Function here:
+
+- ``forward`` without ctx and ``setup_context``, since only that form works under `torch.func`; no arithmetic in
+  ``setup_context``.
+- It saves inputs and outputs only (an intermediate would be cut off from the graph, and a second derivative silently
+  wrong: pytorch issue 58509), and only those that the gradients asked for will read.
+- ``backward`` writes into nothing that it is given, and is made of differentiable operations.
+- `Activation` and `Cost` are arguments rather than subclasses: one Function a shape of computation.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from manual_backprop.activations import Activation
+from manual_backprop.costs import Cost
+from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
+
+
+class LinearActivationFunction(Function):
+    """a = σ(input @ weightᵀ + bias), for an activation whose derivative is computed from a (or is constant).
+
+    Shapes: input ``(*, i)``, weight ``(o, i)``, bias ``(o,)`` or None; a ``(*, o)``.
+
+    An activation whose derivative takes z is a Function of its own, `ActivationFunction`, behind the identity layer:
+    then z is an input that may be saved, where here it would be an intermediate.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+        return activation.function(torch.nn.functional.linear(input, weight, bias))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, weight, _, ctx.activation = inputs
+        input_needs_grad, weight_needs_grad, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(
+            input if weight_needs_grad else None,
+            weight if input_needs_grad else None,
+            output if ctx.activation.needs else None,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, a = ctx.saved_tensors
+        grad_input = grad_weight = grad_bias = None
+        delta = output_error(grad_output, ctx.activation.derivative(a))  # BP1, and the second half of BP2
+        if ctx.needs_input_grad[0]:
+            grad_input = input_gradient(weight, delta)  # BP2, its first half: the layer below does the second
+        if ctx.needs_input_grad[1]:
+            grad_weight = weight_gradient(delta, input)  # BP4
+        if ctx.needs_input_grad[2]:
+            grad_bias = bias_gradient(delta)  # BP3
+        return grad_input, grad_weight, grad_bias, None
+
+
+class ActivationFunction(Function):
+    """a = σ(z), for an activation whose derivative is computed from z. Shapes: z and a ``(*, o)``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, activation: Activation) -> Tensor:
+        return activation.function(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        z, ctx.activation = inputs
+        ctx.save_for_backward(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        (z,) = ctx.saved_tensors
+        return output_error(grad_output, ctx.activation.derivative(z)), None  # BP1, and the second half of BP2
+
+
+class CostFunction(Function):
+    """C(a, y) of each sample. Shapes: a and y ``(*, o)``; C ``(*,)``.
+
+    `backward` gives ∇_a C, the first factor of BP1; for a cost of the weighted input it gives δ^L itself.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, target: Tensor, cost: Cost) -> Tensor:
+        return cost.value(input, target)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, target, ctx.cost = inputs
+        ctx.save_for_backward(input, target)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        input, target = ctx.saved_tensors
+        grad_input = grad_target = None
+        grad_output = grad_output.unsqueeze(-1)
+        if ctx.needs_input_grad[0]:
+            grad_input = grad_output * ctx.cost.derivative(input, target)
+        if ctx.needs_input_grad[1]:
+            grad_target = grad_output * ctx.cost.target_derivative(input, target)
+        return grad_input, grad_target, None
+
+

@@ -1,0 +1,172 @@
+"""Drop-in modules: `torch.nn.Linear` with an activation and a hand-written backward pass, and the two costs.
+
+The layers are subclasses of `torch.nn.Linear`: their parameters, initialisation, random stream and ``state_dict`` are
+those of the original, and only ``forward`` differs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop import functional
+from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
+
+
+class LinearActivation(torch.nn.Linear):
+    """a = σ(input @ weightᵀ + bias), with BP1 to BP4 as its backward pass.
+
+    Args:
+        in_features: i.
+        out_features: o.
+        activation: a name in `ACTIVATIONS`, or an `Activation` of one's own.
+        bias, device, dtype: as in `torch.nn.Linear`.
+
+    Shape: input ``(*, i)``, output ``(*, o)``.
+
+    Attributes: ``weight`` ``(o, i)`` and ``bias`` ``(o,)``, initialised as in `torch.nn.Linear`.
+
+    Raises:
+        ValueError: an unknown activation.
+
+    Example:
+        >>> LinearActivation(4, 3, "tanh")
+        LinearActivation(in_features=4, out_features=3, bias=True, activation=tanh)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str | Activation,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.activation = activation_named(activation)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear_activation(input, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation}"
+
+
+class _NamedLinear(LinearActivation):
+    """A `LinearActivation` whose class says which activation it has."""
+
+    _activation: Activation
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, self._activation, bias, device, dtype)
+
+    def extra_repr(self) -> str:
+        return torch.nn.Linear.extra_repr(self)
+
+
+class Linear(_NamedLinear):
+    """`torch.nn.Linear` with a hand-written backward pass: the linear neuron, a = z, σ′ = 1."""
+
+    _activation = identity
+
+
+class LinearSigmoid(_NamedLinear):
+    """`torch.nn.Linear` followed by `torch.nn.Sigmoid`, as one layer: a = σ(z), σ′ = a(1 − a).
+
+    Example:
+        >>> LinearSigmoid(4, 3)(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
+    """
+
+    _activation = sigmoid
+
+
+class LinearTanh(_NamedLinear):
+    """`torch.nn.Linear` followed by `torch.nn.Tanh`, as one layer: a = tanh(z), tanh′ = 1 − a²."""
+
+    _activation = tanh
+
+
+class LinearReLU(_NamedLinear):
+    """`torch.nn.Linear` followed by `torch.nn.ReLU`, as one layer: a = max(0, z), with derivative 0 at 0."""
+
+    _activation = relu
+
+
+class MLP(torch.nn.Sequential):
+    """A stack of `LinearActivation` layers.
+
+    Args:
+        sizes: neurons a layer, the inputs first: ``[784, 30, 10]`` has two layers of weights.
+        activation: of every layer but the last.
+        output_activation: of the last layer; the same where it is None.
+        bias, device, dtype: as in `torch.nn.Linear`.
+
+    Shape: input ``(*, sizes[0])``, output ``(*, sizes[-1])``.
+
+    Raises:
+        ValueError: fewer than two sizes, or an unknown activation.
+
+    Example:
+        >>> MLP([784, 30, 10])(torch.zeros(5, 784)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str | Activation = "sigmoid",
+        output_activation: str | Activation | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if len(sizes) < 2:
+            raise ValueError(f"sizes: expected at least an input and an output size, found {list(sizes)}")
+        last = activation if output_activation is None else output_activation
+        activations = [activation] * (len(sizes) - 2) + [last]
+        super().__init__(
+            *(
+                LinearActivation(i, o, f, bias, device, dtype)
+                for i, o, f in zip(sizes, sizes[1:], activations, strict=False)
+            )
+        )
+
+
+class _CostModule(torch.nn.Module):
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+class QuadraticCost(_CostModule):
+    """C = 1/(2n) Σ_x ‖y − a‖²; see `functional.quadratic_cost`, also for its relation to `torch.nn.MSELoss`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.quadratic_cost(input, target, self.reduction)
+
+
+class CrossEntropyCost(_CostModule):
+    """C = −1/n Σ_x Σ_j [y ln a + (1 − y) ln(1 − a)] of outputs a in [0, 1]; see `functional.cross_entropy_cost`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy_cost(input, target, self.reduction)
+
+
+class SigmoidCrossEntropyCost(_CostModule):
+    """The cross-entropy of a = σ(z) as a function of z; see `functional.sigmoid_cross_entropy_cost`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.sigmoid_cross_entropy_cost(input, target, self.reduction)
