@@ -1,6 +1,7 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from manual_backprop.equations import bias_gradient, hidden_error, output_error,
 
 
 class Gradients(NamedTuple):
-    """What backpropagation puts out, layer by layer: ∂C/∂w^l ``(o, i)``, ∂C/∂b^l ``(o,)``, and the errors δ^l ``(*, o)``."""
+    """What backpropagation puts out, by layer: ∂C/∂w^l ``(o, i)``, ∂C/∂b^l ``(o,)``, the errors δ^l ``(*, o)``."""
 
     weights: list[Tensor]
     biases: list[Tensor]
@@ -32,6 +33,7 @@ class Network:
     Attributes:
         weights: the w^l, ``(o, i)`` each; drawn from N(0, 1), as the biases, from torch's global generator.
         biases: the b^l, ``(o,)`` each.
+        velocities: of the weights, then of the biases; empty until there is momentum.
 
     Everything runs under `torch.inference_mode`. C is the mean over the samples.
 
@@ -62,9 +64,10 @@ class Network:
         hidden, last = activation_named(activation), activation_named(output_activation or activation)
         self.activations = [hidden] * (len(sizes) - 2) + [last]
         self.cost = cost_named(cost)
-        layers = list(zip(sizes, sizes[1:], strict=False))
+        layers = list(pairwise(sizes))
         self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in layers]
         self.biases = [torch.randn(o, device=device, dtype=dtype) for _, o in layers]
+        self.velocities: list[Tensor] = []
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class Network:
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
         n = x.shape[:-1].numel()
-        short = self.cost.of_weighted_input.get(self.activations[-1].name)
+        short = self._cost_of_weighted_input()
         if short is None:
             deltas = [output_error(self.cost.derivative(inputs[-1], y) / n, sigma_prime[-1])]
         else:
@@ -111,13 +114,39 @@ class Network:
         )
 
     @torch.inference_mode()
-    def update(self, x: Tensor, y: Tensor, learning_rate: float) -> None:
-        """One step of gradient descent on one mini-batch: w → w − η ∂C/∂w and b → b − η ∂C/∂b."""
+    def mean_cost(self, x: Tensor, y: Tensor) -> Tensor:
+        """C, the mean over the samples, ``()``; the short form in z where there is one, finite at any z."""
+        a = x
+        for w, b, f in zip(self.weights, self.biases, self.activations, strict=True):
+            z = torch.nn.functional.linear(a, w, b)
+            a = f.function(z)
+        short = self._cost_of_weighted_input()
+        return (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
+
+    @torch.inference_mode()
+    def update(
+        self, x: Tensor, y: Tensor, learning_rate: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        """One step of gradient descent on one mini-batch: w → w − η ∂C/∂w and b → b − η ∂C/∂b.
+
+        Args:
+            x, y: the mini-batch, as in `backprop`.
+            learning_rate: η.
+            momentum: μ. With one, v → μ v + ∂C/∂w and w → w − η v (as `torch.optim.SGD`; the book's v is −η times it).
+            weight_decay: λ/n of an L2 term λ/2n Σw² in the cost; it shrinks weights, not biases.
+
+        Source: chapter 1, equations (16), (17); chapter 3, equations (93) to (95), (107), (108).
+        """
         gradients = self.backprop(x, y)
-        for parameter, gradient in zip(
-            self.weights + self.biases, gradients.weights + gradients.biases, strict=True
-        ):
-            parameter.sub_(gradient, alpha=learning_rate)
+        if weight_decay:
+            for gradient, w in zip(gradients.weights, self.weights, strict=True):
+                gradient.add_(w, alpha=weight_decay)
+        steps = gradients.weights + gradients.biases
+        if momentum:
+            self.velocities = self.velocities or [torch.zeros_like(step) for step in steps]
+            steps = [v.mul_(momentum).add_(step) for v, step in zip(self.velocities, steps, strict=True)]
+        for parameter, step in zip(self.weights + self.biases, steps, strict=True):
+            parameter.sub_(step, alpha=learning_rate)
 
     def sgd(
         self, x: Tensor, y: Tensor, batch_size: int = 10, learning_rate: float = 3.0, order: Tensor | None = None
@@ -139,3 +168,6 @@ class Network:
     def evaluate(self, x: Tensor, labels: Tensor) -> int:
         """How many of the samples ``(N, sizes[0])`` have their largest output at their label ``(N,)``."""
         return int((self.feedforward(x).argmax(-1) == labels).sum())
+
+    def _cost_of_weighted_input(self) -> Cost | None:
+        return self.cost.of_weighted_input.get(self.activations[-1].name)

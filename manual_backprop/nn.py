@@ -5,6 +5,7 @@ those of the original, and only ``forward`` differs.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class MLP(torch.nn.Sequential):
         super().__init__(
             *(
                 LinearActivation(i, o, f, bias, device, dtype)
-                for i, o, f in zip(sizes, sizes[1:], activations, strict=False)
+                for (i, o), f in zip(pairwise(sizes), activations, strict=True)
             )
         )
 

@@ -1,0 +1,1 @@
+"""The MNIST run: needs the extra `train`."""

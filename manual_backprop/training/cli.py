@@ -1,0 +1,156 @@
+"""The command line of `scripts/train_mnist.py`."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from manual_backprop.training import agreement, checkpoint, data, parallel
+from manual_backprop.training.agreement import TrainingStopped
+from manual_backprop.training.checkpoint import Checkpoint
+from manual_backprop.training.config import RECIPES, Config, InputError, check
+from manual_backprop.training.monitor import Monitor
+from manual_backprop.training.progress import Progress, show_summary
+from manual_backprop.training.trainer import Trainer
+
+EXIT_STATUS = """exit status: 0 done; 1 training stopped or --target-accuracy missed; 2 bad input; 128 + signal number
+where Ctrl-C or SIGTERM ended it after a saved step"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the arguments say; the exit status (see `EXIT_STATUS`)."""
+    workers = parallel.from_environment()
+    console = Console(quiet=not workers.first)
+    try:
+        config, saved = parse(sys.argv[1:] if arguments is None else arguments)
+        return run(config, saved, workers, console)
+    except InputError as error:
+        status, message = 2, f"error: {error}"
+    except TrainingStopped as stopped:
+        status, message = 1, f"stopped: {stopped}"
+    if workers.first:
+        print(message, file=sys.stderr)
+    return status
+
+
+def parse(arguments: Sequence[str]) -> tuple[Config, Checkpoint | None]:
+    """The configuration that the arguments make of their recipe, or of the checkpoint that they resume.
+
+    Raises:
+        InputError: an option, a value or a combination that cannot be used.
+    """
+    first: _First = _tyro(_First, _First(), arguments, partly=True)
+    if first.recipe not in RECIPES:
+        raise InputError(f"--recipe: expected one of {', '.join(RECIPES)}, found {first.recipe}")
+    saved = checkpoint.load(first.resume) if first.resume else None
+    default = dataclasses.replace(saved.config, name="") if saved else RECIPES[first.recipe].config
+    config: Config = _tyro(Config, default, arguments)
+    check(config)
+    if saved:
+        checkpoint.require_same_architecture(saved, config)
+    return config, saved
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    """The options that say where the others' defaults come from."""
+
+    recipe: str = "chapter1"
+    resume: Path | None = None
+
+
+def _tyro(kind: type, default: Any, arguments: Sequence[str], partly: bool = False) -> Any:
+    """`tyro.cli`, with its boxed complaint as one line; ``partly`` leaves out what it does not know."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            if partly:
+                return tyro.cli(kind, default=default, args=arguments, return_unknown_args=True, add_help=False)[0]
+            return tyro.cli(kind, default=default, args=arguments, description=f"{kind.__doc__}\n\n{EXIT_STATUS}")
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = (re.sub(r"[^\x20-\x7e]", "", line).strip() for line in complaint.getvalue().splitlines()[1:])
+        raise InputError(" ".join(line for line in lines if line)) from None
+
+
+def run(config: Config, saved: Checkpoint | None, workers: parallel.Workers, console: Console) -> int:
+    """Train; the exit status."""
+    if workers.size > 1 and config.backprop == "network":
+        raise InputError(f"--backprop: expected layers or autograd for {workers.size} processes, found network")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = config.torch_device
+    if workers.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", workers.local_rank)
+        torch.cuda.set_device(device)
+    with parallel.process_group(workers, device):
+        mnist, source = data.load(config, device)
+        if config.batch_size > len(mnist.train):
+            raise InputError(f"--batch-size: expected at most {len(mnist.train)} images, found {config.batch_size}")
+        console.print(source, highlight=False, soft_wrap=True)
+        folder = run_folder(config, make=workers.first)
+        return _train(config, saved, mnist, device, workers, folder, console)
+
+
+def _train(
+    config: Config,
+    saved: Checkpoint | None,
+    mnist: data.Mnist,
+    device: torch.device,
+    workers: parallel.Workers,
+    folder: Path,
+    console: Console,
+) -> int:
+    progress = Progress(config, console=console)
+    trainer = Trainer(config, mnist, device, workers, folder, progress=progress)
+    if saved:
+        trainer.resume(saved)
+    if workers.first:
+        trainer.monitor = Monitor(folder, config, device, purge_step=trainer.total_steps if saved else None)
+    final = trainer.fit()
+    if trainer.history and workers.first:
+        if trainer.monitor:
+            trainer.monitor.close(trainer.network, mnist.test, final, trainer.history, trainer.total_steps)
+        allowed = agreement.bound(config.torch_dtype)
+        show_summary(console, config, trainer.history, trainer.worst_disagreement, allowed, folder)
+    if trainer.interrupted:
+        where = f"saved after step {trainer.total_steps}; go on with --resume {folder}"
+        console.print(f"{trainer.interrupted.name}: {where}", soft_wrap=True)
+        return 128 + trainer.interrupted
+    if final.accuracy < config.target_accuracy:
+        console.print(f"missed: test accuracy {final.accuracy:.2f} %, --target-accuracy {config.target_accuracy} %")
+        return 1
+    return 0
+
+
+def run_folder(config: Config, make: bool) -> Path:
+    """The folder of the run: made anew, unless the run goes on in its own.
+
+    Raises:
+        InputError: there is one of that name, or it cannot be made.
+    """
+    if config.resume and not config.name:
+        return config.resume if config.resume.is_dir() else config.resume.parent
+    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{_now()}")
+    try:
+        if make:
+            folder.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"--name: expected a new folder, found an existing run {folder}") from None
+    except OSError as error:
+        raise InputError(f"--runs: expected a folder to write to, found {config.runs}: {error.strerror}") from None
+    return folder
+
+
+def _now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")

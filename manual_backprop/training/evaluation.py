@@ -1,0 +1,35 @@
+"""Cost and accuracy of a network on a set of images, over all processes."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from manual_backprop.network import Network
+from manual_backprop.training.data import DIGITS, Images
+from manual_backprop.training.parallel import Workers
+
+CHUNK = 10_000  # images at a time: keeps the memory of wide layers small
+
+
+class Score(NamedTuple):
+    """``cost`` the mean over the images, ``accuracy`` in percent, ``confusion[i, j]`` images of an i taken for a j."""
+
+    cost: float
+    accuracy: float
+    confusion: Tensor
+
+
+@torch.inference_mode()
+def score(network: Network, images: Images, workers: Workers) -> Score:
+    """Each process takes every ``workers.size``-th image."""
+    x, labels, y = (tensor[workers.rank :: workers.size] for tensor in images)
+    sums = torch.zeros(1 + DIGITS * DIGITS, dtype=torch.float64, device=x.device)
+    for part in torch.arange(len(x), device=x.device).split(CHUNK):
+        sums[0] += network.mean_cost(x[part], y[part]) * len(part)
+        answers = network.feedforward(x[part]).argmax(-1)
+        sums[1:] += torch.bincount(labels[part] * DIGITS + answers, minlength=DIGITS * DIGITS)
+    sums = workers.sum(sums)
+    confusion = sums[1:].reshape(DIGITS, DIGITS).cpu().long()
+    n = max(1, len(images))
+    return Score(float(sums[0]) / n, 100 * float(confusion.diagonal().sum()) / n, confusion)

@@ -1,0 +1,214 @@
+"""The three ways to the same gradient: the algorithm itself, the drop-in layers under autograd, plain torch.nn.
+
+A learner steps; everything else (evaluation, inspection, checkpoints) reads `Learner.network`, whose weights and biases
+are the very tensors that the learner trains.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from manual_backprop import nn
+from manual_backprop.network import Network
+from manual_backprop.training.config import Config
+from manual_backprop.training.parallel import Workers
+
+State = dict[str, list[Tensor]]
+
+
+class Learner(Protocol):
+    network: Network
+
+    def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
+        """Gradient descent on a mini-batch of ``samples`` over all processes, of which x and y are this one's part."""
+
+    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """The hand-written gradient of the mean cost: of the weights, then of the biases."""
+
+    def velocities(self) -> list[Tensor]:
+        """Of the weights, then of the biases; empty where there is no momentum yet."""
+
+    def set_velocities(self, velocities: list[Tensor]) -> None:
+        """The inverse of `velocities`."""
+
+
+def initial_network(config: Config, device: torch.device) -> Network:
+    """The weights and biases that all learners start from; drawn on the CPU in float64, so that they depend on the seed
+    alone."""
+    network = Network(config.sizes, config.activation, config.cost, config.output, device, config.torch_dtype)
+    generator = torch.Generator().manual_seed(config.seed)
+    for w, b in zip(network.weights, network.biases, strict=True):
+        for parameter in (w, b):
+            drawn = INITS[config.init](torch.empty(parameter.shape, dtype=torch.float64), w.shape[1], generator)
+            parameter.copy_(drawn)
+    return network
+
+
+def _normal(x: Tensor, inputs: int, generator: torch.Generator) -> Tensor:
+    return x.normal_(generator=generator)  # chapter 1
+
+
+def _scaled(x: Tensor, inputs: int, generator: torch.Generator) -> Tensor:
+    return x.normal_(generator=generator) / (inputs**0.5 if x.dim() == 2 else 1)  # chapter 3, "Weight initialization"
+
+
+def _torch(x: Tensor, inputs: int, generator: torch.Generator) -> Tensor:
+    return x.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)  # the distribution of torch.nn.Linear
+
+
+INITS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
+    "normal": _normal,
+    "scaled": _scaled,
+    "torch": _torch,
+}
+
+
+class NetworkLearner:
+    """`Network.update`: the algorithm with no autograd."""
+
+    def __init__(self, network: Network, config: Config, weight_decay: float, workers: Workers) -> None:
+        self.network, self.momentum, self.weight_decay = network, config.momentum, weight_decay
+
+    def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
+        self.network.update(x, y, learning_rate, self.momentum, self.weight_decay)
+
+    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return backprop_gradients(self.network, x, y)
+
+    def velocities(self) -> list[Tensor]:
+        return self.network.velocities
+
+    def set_velocities(self, velocities: list[Tensor]) -> None:
+        self.network.velocities = velocities
+
+
+class ModuleLearner:
+    """A torch model under autograd and `torch.optim.SGD`; under DistributedDataParallel where there are processes."""
+
+    def __init__(
+        self,
+        network: Network,
+        config: Config,
+        weight_decay: float,
+        workers: Workers,
+        model: torch.nn.Module,
+        cost: Callable[[Tensor, Tensor], Tensor],
+        hand_written: bool,
+    ) -> None:
+        self.network, self.model, self.cost, self.workers = network, model, cost, workers
+        self.hand_written = hand_written
+        layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+        with torch.no_grad():
+            for layer, w, b in zip(layers, network.weights, network.biases, strict=True):
+                layer.weight.copy_(w)
+                layer.bias.copy_(b)
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        biases: list[Tensor] = [layer.bias for layer in layers]
+        self.parameters = weights + biases
+        network.weights, network.biases = [w.detach() for w in weights], [b.detach() for b in biases]
+        groups: list[dict] = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
+        self.optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+        self.parallel = DistributedDataParallel(model) if workers.size > 1 else model
+
+    def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        # DistributedDataParallel takes the mean over processes of what is a sum over samples divided by their number.
+        (self.cost(self.parallel(x), y) * (self.workers.size / samples)).backward()
+        self.optimizer.step()
+
+    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        if not self.hand_written:
+            return backprop_gradients(self.network, x, y)  # the control has none of its own
+        return list(torch.autograd.grad(self.cost(self.model(x), y) / len(x), self.parameters))
+
+    def velocities(self) -> list[Tensor]:
+        state = self.optimizer.state
+        return [state[p]["momentum_buffer"] for p in self.parameters if state[p].get("momentum_buffer") is not None]
+
+    def set_velocities(self, velocities: list[Tensor]) -> None:
+        self.optimizer.state.clear()
+        for parameter, velocity in zip(self.parameters, velocities, strict=False):
+            self.optimizer.state[parameter] = {"momentum_buffer": velocity}
+
+
+def _layers(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
+    """The drop-in layers. The cost of a sigmoid output is taken from z, so there the last layer is linear."""
+    cross_entropy = config.cost == "cross_entropy"
+    model = nn.MLP(
+        config.sizes,
+        config.activation,
+        "identity" if cross_entropy else config.output,
+        device=network.weights[0].device,
+        dtype=config.torch_dtype,
+    )
+    cost = nn.SigmoidCrossEntropyCost("sum") if cross_entropy else nn.QuadraticCost("sum")
+    return ModuleLearner(network, config, weight_decay, workers, model, cost, hand_written=True)
+
+
+def _autograd(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
+    """The control: the same network and cost in nothing but torch.nn."""
+    place: dict = {"device": network.weights[0].device, "dtype": config.torch_dtype}
+    modules: list[torch.nn.Module] = []
+    for i, o in pairwise(config.sizes):
+        modules += [torch.nn.Linear(i, o, **place), TORCH_ACTIVATIONS[config.activation]()]
+    modules[-1] = TORCH_ACTIVATIONS["identity" if config.cost == "cross_entropy" else config.output]()
+    model, cost = torch.nn.Sequential(*modules), TORCH_COSTS[config.cost]
+    return ModuleLearner(network, config, weight_decay, workers, model, cost, hand_written=False)
+
+
+TORCH_ACTIVATIONS = {
+    "sigmoid": torch.nn.Sigmoid,
+    "tanh": torch.nn.Tanh,
+    "relu": torch.nn.ReLU,
+    "identity": torch.nn.Identity,
+}
+
+TORCH_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "quadratic": lambda a, y: torch.nn.functional.mse_loss(a, y, reduction="sum") / 2,
+    "cross_entropy": lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
+}
+
+LEARNERS: dict[str, Callable[[Network, Config, float, Workers], Learner]] = {
+    "network": NetworkLearner,
+    "layers": _layers,
+    "autograd": _autograd,
+}
+
+
+def backprop_gradients(network: Network, x: Tensor, y: Tensor) -> list[Tensor]:
+    """What the algorithm makes of it: of the weights, then of the biases."""
+    gradients = network.backprop(x, y)
+    return gradients.weights + gradients.biases
+
+
+def autograd_gradients(network: Network, x: Tensor, y: Tensor) -> list[Tensor]:
+    """What autograd makes of the same network, in nothing but torch.nn: of the weights, then of the biases."""
+    parameters = [p.detach().clone().requires_grad_() for p in network.weights + network.biases]
+    layers = len(network.weights)
+    a = x
+    for w, b, f in zip(parameters[:layers], parameters[layers:], network.activations, strict=True):
+        z = torch.nn.functional.linear(a, w, b)
+        a = TORCH_ACTIVATIONS[f.name]()(z)
+    output = z if network.cost.name == "cross_entropy" else a
+    return list(torch.autograd.grad(TORCH_COSTS[network.cost.name](output, y) / len(x), parameters))
+
+
+def clone_state(learner: Learner) -> State:
+    """A copy of all that training changes."""
+    network = learner.network
+    parts = {"weights": network.weights, "biases": network.biases, "velocities": learner.velocities()}
+    return {name: [tensor.clone() for tensor in tensors] for name, tensors in parts.items()}
+
+
+def load_state(learner: Learner, state: State) -> None:
+    """The inverse of `clone_state`, in place."""
+    network = learner.network
+    for mine, theirs in zip(network.weights + network.biases, state["weights"] + state["biases"], strict=True):
+        mine.copy_(theirs)
+    learner.set_velocities([v.to(mine.device, copy=True) for v in state["velocities"]])

@@ -1,0 +1,52 @@
+"""The pictures of a run, drawn with matplotlib."""
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from manual_backprop.training.data import Images
+
+
+def curves(history: list[dict[str, float]]) -> Figure:
+    """Cost and accuracy after each epoch, on train and test."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, what, unit in zip(figure.subplots(1, 2), ("cost", "accuracy"), ("", " in %"), strict=True):
+        for part in ("train", "validation", "test"):
+            if f"{what}_{part}" in history[0]:
+                axes.plot(epochs, [row[f"{what}_{part}"] for row in history], label=part, marker=".")
+        axes.set(xlabel="epoch", ylabel=what + unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def confusion(counts: Tensor) -> Figure:
+    """Test images by their digit (row) and the network's answer (column); only the mistakes are coloured."""
+    figure = Figure(figsize=(5.4, 5), layout="constrained")
+    axes = figure.subplots()
+    mistakes = counts.clone()
+    mistakes.fill_diagonal_(0)
+    axes.imshow(mistakes, cmap="Oranges")
+    dark = float(mistakes.max()) / 2
+    for row, line in enumerate(counts.tolist()):
+        for column, count in enumerate(line):
+            colour = "0.5" if row == column else "white" if count > dark else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+    axes.set(xlabel="the network's answer", ylabel="digit", xticks=range(10), yticks=range(10))
+    return figure
+
+
+def most_wrong(images: Images, outputs: Tensor, count: int = 25) -> Figure:
+    """The test digits with the smallest output at the right digit, and what they were taken for."""
+    right = outputs.gather(1, images.labels[:, None]).squeeze(1)
+    worst = right.argsort()[:count]
+    figure = Figure(figsize=(7, 7.6), layout="constrained")
+    for axes in figure.subplots(5, count // 5).flat:
+        axes.axis("off")
+    for axes, i in zip(figure.axes, worst.tolist(), strict=False):
+        answer = int(outputs[i].argmax())
+        axes.imshow(images.x[i].reshape(28, 28).float().cpu(), cmap="gray_r")
+        axes.set_title(f"{int(images.labels[i])} as {answer}, {float(right[i]):.3f}", fontsize=8)
+    figure.suptitle("digit, as what, and the output at the right digit", fontsize=9)
+    return figure

@@ -1,0 +1,224 @@
+"""The training loop: epochs of mini-batches, with a look at every so many steps."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop.network import Network
+from manual_backprop.training import agreement, checkpoint
+from manual_backprop.training.agreement import TrainingStopped
+from manual_backprop.training.checkpoint import Checkpoint
+from manual_backprop.training.config import Config
+from manual_backprop.training.data import Mnist, displaced
+from manual_backprop.training.evaluation import Score, score
+from manual_backprop.training.learners import LEARNERS, Learner, clone_state, initial_network, load_state
+from manual_backprop.training.monitor import Monitor
+from manual_backprop.training.parallel import Workers
+from manual_backprop.training.progress import Progress
+
+LOOK = 100
+"""Steps between two looks at the cost: nothing waits for the device, or is copied from it, in between."""
+
+
+class Trainer:
+    """Trains one network on MNIST.
+
+    Args:
+        config: what to train, and how.
+        data: on ``device``.
+        device: where everything is computed.
+        workers: the processes; rank 0 alone writes.
+        folder: where checkpoints go; None for a run that leaves nothing.
+        monitor: what is logged; None in all processes but the first.
+        progress: what is shown.
+
+    Attributes:
+        learner: the way to the gradient; ``learner.network`` holds the weights.
+        epoch, step: complete epochs, and steps in the current one.
+        history: a row an epoch.
+        interrupted: the signal that stopped training, or None.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Mnist,
+        device: torch.device,
+        workers: Workers | None = None,
+        folder: Path | None = None,
+        monitor: Monitor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config, self.data, self.device, self.workers = config, data, device, workers or Workers()
+        self.folder, self.monitor, self.progress = folder, monitor, progress or Progress(config, shown=False)
+        network = initial_network(config, device)
+        weight_decay = config.l2 / len(data.train)
+        self.learner: Learner = LEARNERS[config.backprop](network, config, weight_decay, self.workers)
+        self.steps_per_epoch = -(-len(data.train) // config.batch_size)
+        self.epoch = self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.worst_disagreement = self.last_cost = 0.0
+        self.interrupted: signal.Signals | None = None
+
+    @property
+    def network(self) -> Network:
+        return self.learner.network
+
+    @property
+    def total_steps(self) -> int:
+        """Since the start of the run."""
+        return self.epoch * self.steps_per_epoch + self.step
+
+    def resume(self, saved: Checkpoint) -> None:
+        """Go on where a checkpoint was written."""
+        load_state(self.learner, saved.state)
+        self.epoch, self.step, self.history = saved.epoch, saved.step, saved.history
+        self.worst_disagreement = saved.worst_disagreement
+
+    def fit(self) -> Score:
+        """Train to the last epoch, or until a signal comes, and score the network on the test images.
+
+        Raises:
+            TrainingStopped: the cost is not finite, or the hand-written gradient is not autograd's.
+        """
+        self.save()  # a last good checkpoint there is from the start
+        with self._signals(), self.progress:
+            while self.epoch < self.config.epochs and not self.interrupted:
+                self._train_epoch()
+                self.save()
+        return score(self.network, self.data.test, self.workers)
+
+    def save(self) -> None:
+        if self.folder and self.workers.first:
+            state = clone_state(self.learner)
+            content = (self.config, self.epoch, self.step, state, self.history, self.worst_disagreement)
+            checkpoint.save(Checkpoint(*content), self.folder)
+
+    def learning_rate(self) -> float:
+        """η at the current step."""
+        if self.config.schedule == "constant":
+            return self.config.learning_rate
+        return self.config.learning_rate * (1 - self.total_steps / (self.config.epochs * self.steps_per_epoch))
+
+    def _train_epoch(self) -> None:
+        pixels, batches = self._batches()
+        started, first_step = time.perf_counter(), self.step
+        while self.step < self.steps_per_epoch and not self.interrupted:
+            self._train_until_look(pixels, batches[self.step : self.step + LOOK])
+            images = min(self.step * self.config.batch_size, len(self.data.train))
+            rate = (self.step - first_step) * self.config.batch_size / (time.perf_counter() - started)
+            self.progress.look(self.epoch, images, len(self.data.train), self.last_cost, rate)
+        if self.step == self.steps_per_epoch:
+            self.epoch, self.step = self.epoch + 1, 0
+            self._end_epoch(time.perf_counter() - started)
+
+    def _batches(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The pixels of this epoch and the indices of its mini-batches: they follow from the seed and the epoch."""
+        train = self.data.train
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.epoch + 1) % 2**63)
+        order = torch.randperm(len(train), generator=generator).to(self.device)
+        pixels = displaced(train.x, self.config.shift, generator) if self.config.shift else train.x
+        return pixels, order.split(self.config.batch_size)
+
+    def _train_until_look(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
+        before = clone_state(self.learner), self.step
+        for batch in batches:
+            self._train_step(pixels, batch)
+            if self.interrupted and self.workers.size == 1:
+                break
+        self._agree_on_interruption()
+        self.last_cost = self._cost(pixels, batches[-1])
+        if not (_finite(self.last_cost) and self._parameters_finite()):
+            load_state(self.learner, before[0])
+            self.step = before[1]
+            self._name_the_step(pixels, batches)
+        if self.monitor:
+            self.monitor.batch(self.total_steps, self.last_cost)
+
+    def _train_step(self, pixels: Tensor, batch: Tensor) -> None:
+        mine = batch[self.workers.rank :: self.workers.size]
+        x, y = pixels.index_select(0, mine), self.data.train.y.index_select(0, mine)
+        if self.config.check_every and self.total_steps % self.config.check_every == 0:
+            self._check(x, y)
+        self.learner.step(x, y, len(batch), self.learning_rate())
+        self.step += 1
+
+    def _check(self, x: Tensor, y: Tensor) -> None:
+        if not len(x):  # more processes than images in the last mini-batch
+            return
+        found = agreement.measure(self.learner, x, y)
+        self.worst_disagreement = max(self.worst_disagreement, found.worst)
+        if self.monitor:
+            self.monitor.disagreement(self.total_steps, found.worst)
+        agreement.require_agreement(found, self.total_steps, self.config.torch_dtype)
+
+    def _cost(self, pixels: Tensor, batch: Tensor) -> float:
+        return float(self.network.mean_cost(pixels[batch], self.data.train.y[batch]))
+
+    def _parameters_finite(self) -> bool:
+        parameters = self.network.weights + self.network.biases
+        return bool(torch.stack([p.isfinite().all() for p in parameters]).all())
+
+    def _name_the_step(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
+        """Take the steps since the last look again, one by one, up to the one that spoils the cost."""
+        for batch in batches:
+            self._train_step(pixels, batch)
+            cost = self._cost(pixels, batch)
+            if not (_finite(cost) and self._parameters_finite()):
+                layer = first_layer_not_finite(self.network, pixels[batch])
+                where = f"first in layer {layer} of {len(self.network.weights)}" if layer else "in the cost itself"
+                raise TrainingStopped(
+                    f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, {where}; "
+                    "the last good checkpoint is kept; a smaller --learning-rate may help"
+                )
+
+    def _end_epoch(self, seconds: float) -> None:
+        row: dict[str, float] = {"epoch": self.epoch}
+        for part, images in self.data._asdict().items():
+            if len(images):
+                found = score(self.network, images, self.workers)
+                row |= {f"cost_{part}": found.cost, f"accuracy_{part}": found.accuracy}
+        self.worst_disagreement = self.workers.maximum(self.worst_disagreement, self.device)
+        row |= {"seconds": seconds, "images_per_second": len(self.data.train) / seconds}
+        self.history.append(row)
+        self.progress.epoch(row)
+        if self.monitor:
+            self.monitor.epoch(self.total_steps, self.history, self.network, self.data.train)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def interrupt(number: int, frame: Any) -> None:
+            self.interrupted = signal.Signals(number)
+
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _agree_on_interruption(self) -> None:
+        """All processes stop at the same step, or none."""
+        number = int(self.workers.maximum(self.interrupted or 0, self.device))
+        self.interrupted = signal.Signals(number) if number else None
+
+
+def first_layer_not_finite(network: Network, x: Tensor) -> int | None:
+    """The first layer, counted from 1, whose weights, biases or weighted inputs are NaN or infinite."""
+    a = x
+    for layer, (w, b, f) in enumerate(zip(network.weights, network.biases, network.activations, strict=True), start=1):
+        z = torch.nn.functional.linear(a, w, b)
+        if not all(bool(tensor.isfinite().all()) for tensor in (w, b, z)):
+            return layer
+        a = f.function(z)
+    return None
+
+
+def _finite(x: float) -> bool:
+    return x - x == 0
