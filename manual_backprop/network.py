@@ -98,9 +98,9 @@ class Network:
         n = x.shape[:-1].numel()
         short = self._cost_of_weighted_input()
         if short is None:
-            deltas = [output_error(self.cost.derivative(inputs[-1], y) / n, sigma_prime[-1])]
+            deltas = [output_error(self.cost.derivative(inputs[-1], y) * (1 / n), sigma_prime[-1])]
         else:
-            deltas = [short.derivative(zs[-1], y) / n]
+            deltas = [short.derivative(zs[-1], y) * (1 / n)]
 
         # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
         for w_next, s in zip(self.weights[:0:-1], sigma_prime[-2::-1], strict=True):

@@ -50,8 +50,8 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise InputError(f"--resume: expected a checkpoint, found no file {path}") from None
     except Exception as error:  # whatever a damaged file makes of torch.load
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--resume: {path} is not a checkpoint of this program, or is damaged: {reason}") from None
+        kind = type(error).__name__
+        raise InputError(f"--resume: expected a checkpoint of this program, found {path} ({kind})") from None
 
 
 def require_same_architecture(checkpoint: Checkpoint, config: Config) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, message = 2, f"error: {error}"
     except TrainingStopped as stopped:
         status, message = 1, f"stopped: {stopped}"
+    except KeyboardInterrupt:
+        status, message = 128 + signal.SIGINT, "stopped: before the training began"
     if workers.first:
         print(message, file=sys.stderr)
     return status
@@ -79,8 +83,9 @@ def _tyro(kind: type, default: Any, arguments: Sequence[str], partly: bool = Fal
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
+        # Below its title and above its first rule; a line of nothing but box drawing is empty without it.
         lines = (re.sub(r"[^\x20-\x7e]", "", line).strip() for line in complaint.getvalue().splitlines()[1:])
-        raise InputError(" ".join(line for line in lines if line)) from None
+        raise InputError(" ".join(itertools.takewhile(bool, lines))) from None
 
 
 def run(config: Config, saved: Checkpoint | None, workers: parallel.Workers, console: Console) -> int:
@@ -116,7 +121,7 @@ def _train(
     if saved:
         trainer.resume(saved)
     if workers.first:
-        trainer.monitor = Monitor(folder, config, device, purge_step=trainer.total_steps if saved else None)
+        trainer.monitor = Monitor(folder, config, device, purge_step=trainer.total_steps + 1 if saved else None)
     final = trainer.fit()
     if trainer.history and workers.first:
         if trainer.monitor:

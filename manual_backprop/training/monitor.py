@@ -107,8 +107,14 @@ class Monitor:
             for group, scalar in scalars.items():
                 self.writer.add_scalar(_tag(group, layer), scalar, step)
             for group, values in histograms.items():
-                self.writer.add_histogram(_tag(group, layer), values.float(), step)
+                self._histogram(_tag(group, layer), values, step)
         self.writer.add_image("weights/layer1", weight_images(network.weights[0]), step)
+
+    def _histogram(self, tag: str, values: Tensor, step: int) -> None:
+        # add_histogram squares the values, has no bin above 1e20, and raises where it counts nothing.
+        finite = values.double()[values.isfinite()].clamp(-1e19, 1e19)
+        if len(finite):
+            self.writer.add_histogram(tag, finite, step)
 
     def _write_metrics(self, history: list[dict[str, float]]) -> None:
         with open(self.folder / "metrics.csv", "w", newline="") as file:

@@ -27,7 +27,7 @@ def confusion(counts: Tensor) -> Figure:
     axes = figure.subplots()
     mistakes = counts.clone()
     mistakes.fill_diagonal_(0)
-    axes.imshow(mistakes, cmap="Oranges")
+    axes.imshow(mistakes.numpy(), cmap="Oranges")
     dark = float(mistakes.max()) / 2
     for row, line in enumerate(counts.tolist()):
         for column, count in enumerate(line):
@@ -46,7 +46,7 @@ def most_wrong(images: Images, outputs: Tensor, count: int = 25) -> Figure:
         axes.axis("off")
     for axes, i in zip(figure.axes, worst.tolist(), strict=False):
         answer = int(outputs[i].argmax())
-        axes.imshow(images.x[i].reshape(28, 28).float().cpu(), cmap="gray_r")
+        axes.imshow(images.x[i].reshape(28, 28).float().cpu().numpy(), cmap="gray_r")
         axes.set_title(f"{int(images.labels[i])} as {answer}, {float(right[i]):.3f}", fontsize=8)
     figure.suptitle("digit, as what, and the output at the right digit", fontsize=9)
     return figure

@@ -172,10 +172,9 @@ class Trainer:
             cost = self._cost(pixels, batch)
             if not (_finite(cost) and self._parameters_finite()):
                 layer = first_layer_not_finite(self.network, pixels[batch])
-                where = f"first in layer {layer} of {len(self.network.weights)}" if layer else "in the cost itself"
                 raise TrainingStopped(
-                    f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, {where}; "
-                    "the last good checkpoint is kept; a smaller --learning-rate may help"
+                    f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, first in layer {layer} "
+                    f"of {len(self.network.weights)}; the last good checkpoint is kept; a smaller --learning-rate may help"
                 )
 
     def _end_epoch(self, seconds: float) -> None:
@@ -209,15 +208,16 @@ class Trainer:
         self.interrupted = signal.Signals(number) if number else None
 
 
-def first_layer_not_finite(network: Network, x: Tensor) -> int | None:
-    """The first layer, counted from 1, whose weights, biases or weighted inputs are NaN or infinite."""
+def first_layer_not_finite(network: Network, x: Tensor) -> int:
+    """The first layer, counted from 1, whose weights, biases or weighted inputs are NaN or infinite; else the last,
+    whose finite outputs have an infinite cost."""
     a = x
     for layer, (w, b, f) in enumerate(zip(network.weights, network.biases, network.activations, strict=True), start=1):
         z = torch.nn.functional.linear(a, w, b)
         if not all(bool(tensor.isfinite().all()) for tensor in (w, b, z)):
             return layer
         a = f.function(z)
-    return None
+    return len(network.weights)
 
 
 def _finite(x: float) -> bool:

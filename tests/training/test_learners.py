@@ -1,0 +1,71 @@
+"""Three ways to the gradient, one result."""
+
+import pytest
+import torch
+
+from manual_backprop.training.config import RECIPES
+from manual_backprop.training.learners import autograd_gradients
+from manual_backprop.training.parallel import Workers
+
+BACKPROPS = ("network", "layers", "autograd")
+
+
+def parameters(trainer):
+    return trainer.network.weights + trainer.network.biases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "options"), [("chapter1", {"init": "scaled"}), ("chapter3", {})], ids=["chapter1-scaled", "chapter3"]
+)
+def test_a_whole_epoch_ends_with_the_same_weights(make_config, make_trainer, recipe, options):
+    """Of 50,000 images, 10 a step. The network and the layers agree to the last bit, since both run the equations.
+
+    Plain torch multiplies in another order. The N(0, 1) weights of chapter 1 saturate most neurons, and with η = 3
+    they magnify the difference of 1e-16 by 1e5 to 1e13 in an epoch; so that recipe starts from scaled weights here.
+    """
+    config = {"batch_size": 10, "dtype": "float64", "check_every": 0, **options}
+    network, layers, autograd = (make_trainer(make_config(recipe, backprop=b, **config)) for b in BACKPROPS)
+    start = [p.clone() for p in parameters(network)]
+    for trainer in (network, layers, autograd):
+        trainer.fit()
+    for first, a, b, c in zip(start, *map(parameters, (network, layers, autograd)), strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=0, atol=1e-9)
+        assert float((a - first).abs().max()) > 1e-3  # it did learn
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("backprop", BACKPROPS[1:])
+def test_recipes_agree_with_the_network(make_config, make_trainer, recipe, backprop):
+    # Momentum and L2 in all of them, since no recipe has both.
+    options = {"dtype": "float64", "batch_size": 64, "momentum": 0.5, "l2": 3.0, "sizes": (784, 12, 11, 10)}
+    ours, theirs = (make_trainer(make_config(recipe, backprop=b, **options), 1000) for b in ("network", backprop))
+    for trainer in (ours, theirs):
+        trainer.fit()
+    for a, b in zip(parameters(ours), parameters(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("init", ["normal", "scaled", "torch"])
+def test_initial_weights_have_the_stated_spread(make_config, make_trainer, init):
+    trainer = make_trainer(make_config(init=init, sizes=(784, 300, 10)), 10)
+    w, b = trainer.network.weights[0], trainer.network.biases[0]
+    weights, biases = {"normal": (1, 1), "scaled": (1 / 28, 1), "torch": (1 / 28 / 3**0.5,) * 2}[init]
+    assert float(w.std()) == pytest.approx(weights, rel=0.02)
+    assert float(b.std()) == pytest.approx(biases, rel=0.2)
+
+
+@pytest.mark.parametrize("backprop", BACKPROPS)
+@pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
+def test_written_gradients_are_those_of_the_mean_cost(make_config, make_trainer, backprop, cost):
+    trainer = make_trainer(make_config(backprop=backprop, cost=cost, dtype="float64"), 50)
+    x, _, y = trainer.data.train
+    reference = autograd_gradients(trainer.network, x, y)
+    for ours, theirs in zip(trainer.learner.written_gradients(x, y), reference, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_one_process_is_the_default():
+    assert Workers() == (0, 1, 0)
+    assert float(Workers().sum(torch.tensor(3.0))) == 3.0

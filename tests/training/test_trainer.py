@@ -1,0 +1,145 @@
+"""A run goes on bit for bit where it stopped, stops where it must, and leaves the last good checkpoint."""
+
+import dataclasses
+import math
+import signal
+
+import pytest
+import torch
+
+from manual_backprop import functions, network
+from manual_backprop.training import checkpoint
+from manual_backprop.training.agreement import Disagreement, TrainingStopped, bound, require_agreement
+from manual_backprop.training.trainer import Trainer
+
+BACKPROPS = ("network", "layers", "autograd")
+FAST = {"momentum": 0.5, "l2": 1.0, "shift": 1, "batch_size": 128}
+
+
+def parameters(trainer):
+    return trainer.network.weights + trainer.network.biases + trainer.learner.velocities()
+
+
+def assert_same(first, second):
+    for a, b in zip(parameters(first), parameters(second), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("backprop", BACKPROPS)
+def test_two_and_three_epochs_are_five(make_config, make_trainer, tmp_path, backprop):
+    config = make_config(epochs=5, backprop=backprop, **FAST)
+    whole = make_trainer(config, 1000)
+    whole.fit()
+    make_trainer(dataclasses.replace(config, epochs=2), 1000, folder=tmp_path).fit()
+    rest = make_trainer(config, 1000)
+    rest.resume(checkpoint.load(tmp_path))
+    assert rest.epoch == 2
+    rest.fit()
+    assert_same(rest, whole)
+    assert [row["epoch"] for row in rest.history] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_finishes_the_step_and_saves(make_config, make_trainer, tmp_path, monkeypatch, number):
+    config = make_config(epochs=2, schedule="linear", **FAST)
+    whole = make_trainer(config, 1000)
+    whole.fit()
+
+    def step_and_signal(trainer, *arguments):
+        train_step(trainer, *arguments)
+        if trainer.total_steps == 11:  # in the middle of the second epoch
+            signal.raise_signal(number)
+
+    train_step = Trainer._train_step
+    monkeypatch.setattr(Trainer, "_train_step", step_and_signal)
+    stopped = make_trainer(config, 1000, folder=tmp_path)
+    stopped.fit()
+    assert (stopped.interrupted, stopped.total_steps) == (number, 11)
+    monkeypatch.undo()
+    saved = checkpoint.load(tmp_path)
+    assert (saved.epoch, saved.step) == (1, 3)
+    rest = make_trainer(config, 1000)
+    rest.resume(saved)
+    rest.fit()
+    assert_same(rest, whole)
+
+
+@pytest.mark.parametrize("backprop", BACKPROPS)
+def test_a_cost_that_is_not_finite_names_the_first_step_and_layer(make_config, make_trainer, tmp_path, backprop):
+    config = make_config(
+        activation="relu", output="identity", learning_rate=1e3, batch_size=1, check_every=0, backprop=backprop
+    )
+    trainer = make_trainer(config, 300, folder=tmp_path)
+    with pytest.raises(TrainingStopped, match=r"the cost became (nan|inf), first in layer [12] of 2") as stopped:
+        trainer.fit()
+    assert all(bool(w.isfinite().all()) for w in checkpoint.load(tmp_path).state["weights"])
+
+    by_hand = make_trainer(config, 300)
+    pixels, batches = by_hand._batches()
+    for batch in batches:
+        by_hand._train_step(pixels, batch)
+        if not math.isfinite(by_hand._cost(pixels, batch)):
+            break
+    assert str(stopped.value).startswith(f"step {by_hand.total_steps} (epoch 1)")
+
+
+def off_by_a_hundredth(equation):
+    return lambda *arguments: 1.01 * equation(*arguments)
+
+
+BROKEN = {
+    "BP1": (network, "output_error", "layer 2 of 2", "BP1 (δ of the output)"),
+    "BP2": (network, "hidden_error", "layer 1 of 2", "BP2 (δ of a hidden layer)"),
+    "BP3": (network, "bias_gradient", "layer 2 of 2", "BP3 (∂C/∂b)"),
+    "BP4": (network, "weight_gradient", "layer 2 of 2", "BP4 (∂C/∂w)"),
+    "BP1 of the layers": (functions, "output_error", "layer 2 of 2", "BP1 (δ of the output)"),
+    "BP2 of the layers": (functions, "input_gradient", "layer 1 of 2", "BP2 (δ of a hidden layer)"),
+    "BP3 of the layers": (functions, "bias_gradient", "layer 2 of 2", "BP3 (∂C/∂b)"),
+    "BP4 of the layers": (functions, "weight_gradient", "layer 2 of 2", "BP4 (∂C/∂w)"),
+}
+
+
+@pytest.mark.parametrize(("module", "name", "layer", "equation"), BROKEN.values(), ids=BROKEN)
+def test_a_wrong_equation_stops_the_run_and_is_named(
+    make_config, make_trainer, monkeypatch, module, name, layer, equation
+):
+    backprop = "network" if module is network else "layers"
+    trainer = make_trainer(make_config(backprop=backprop, check_every=7, batch_size=50), 1000)
+    trainer._train_until_look(*one_look(trainer, 7))
+    assert trainer.worst_disagreement < bound(torch.float32)
+    monkeypatch.setattr(module, name, off_by_a_hundredth(getattr(module, name)))
+    with pytest.raises(TrainingStopped) as stopped:
+        trainer.fit()
+    message = str(stopped.value)
+    assert message.startswith(f"step 7, {layer}")
+    assert equation in message
+    assert "1.0e-02" in message
+
+
+def one_look(trainer, steps):
+    pixels, batches = trainer._batches()
+    return pixels, batches[:steps]
+
+
+def test_an_error_that_is_not_a_number_is_no_agreement():
+    with pytest.raises(TrainingStopped, match="BP4"):
+        require_agreement(Disagreement([math.nan], [0.0]), 0, torch.float32)
+
+
+def test_the_linear_schedule_falls_to_zero(make_config, make_trainer):
+    trainer = make_trainer(make_config(schedule="linear", epochs=4, learning_rate=2.0), 1000)
+    rates = []
+    for trainer.epoch in range(5):
+        rates.append(trainer.learning_rate())
+    assert rates == [2.0, 1.5, 1.0, 0.5, 0.0]
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order(make_config, make_trainer):
+    trainer = make_trainer(make_config(batch_size=300), 1000)
+    first = torch.cat(trainer._batches()[1])
+    trainer.epoch = 1
+    second = torch.cat(trainer._batches()[1])
+    assert [len(batch) for batch in trainer._batches()[1]] == [300, 300, 300, 100]
+    assert torch.equal(first.sort().values, torch.arange(1000))
+    assert torch.equal(second.sort().values, torch.arange(1000))
+    assert not torch.equal(first, second)
