@@ -98,9 +98,7 @@ class Network:
         sigma_prime = [f.derivative_at(z, a) for f, z, a in zip(self.activations, zs, inputs[1:], strict=True)]
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
-        if y.shape != inputs[-1].shape:
-            expected, found = tuple(inputs[-1].shape), tuple(y.shape)
-            raise ValueError(f"y: expected the shape {expected} of the outputs, found {found}")
+        self._expect_same_shape(y, inputs[-1])
         n = x.shape[:-1].numel()
         short = self._cost_of_weighted_input()
         if short is None:
@@ -119,11 +117,6 @@ class Network:
             deltas=deltas,
         )
 
-    def _cost_of_weighted_input(self) -> Cost | None:
-        last = self.activations[-1]
-        # By more than its name: an activation of one's own may be called "sigmoid" too.
-        return self.cost.of_weighted_input.get(last.name) if last == ACTIVATIONS.get(last.name) else None
-
     @torch.inference_mode()
     def mean_cost(self, x: Tensor, y: Tensor) -> Tensor:
         """C, the mean over the samples, ``()``; the short form in z where there is one, finite at any z."""
@@ -131,6 +124,7 @@ class Network:
         for w, b, f in zip(self.weights, self.biases, self.activations, strict=True):
             z = torch.nn.functional.linear(a, w, b)
             a = f.function(z)
+        self._expect_same_shape(y, a)
         short = self._cost_of_weighted_input()
         return (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
 
@@ -188,4 +182,11 @@ class Network:
         return int((self.feedforward(x).argmax(-1) == labels).sum())
 
     def _cost_of_weighted_input(self) -> Cost | None:
-        return self.cost.of_weighted_input.get(self.activations[-1].name)
+        last = self.activations[-1]
+        # By more than its name: an activation of one's own may be called "sigmoid" too.
+        return self.cost.of_weighted_input.get(last.name) if last == ACTIVATIONS.get(last.name) else None
+
+    @staticmethod
+    def _expect_same_shape(y: Tensor, a: Tensor) -> None:
+        if y.shape != a.shape:
+            raise ValueError(f"y: expected the shape {tuple(a.shape)} of the outputs, found {tuple(y.shape)}")
