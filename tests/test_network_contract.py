@@ -18,7 +18,7 @@ def test_no_graph_is_recorded(case):
         p.requires_grad_()
     x, y = torch.rand(4, 3, requires_grad=True), torch.rand(4, 3, requires_grad=True)
     gradients = net.backprop(x, y)
-    results = [net.feedforward(x), *gradients.weights, *gradients.biases, *gradients.deltas]
+    results = [net.feedforward(x), net.mean_cost(x, y), *gradients.weights, *gradients.biases, *gradients.deltas]
     assert all(not r.requires_grad and r.grad_fn is None and r.is_inference() for r in results)
     net.update(x, y, 0.1)
     assert isinstance(net.evaluate(x, torch.zeros(4)), int)
@@ -33,6 +33,7 @@ def test_inputs_and_parameters_are_left_alone(case):
     before = [t.clone() for t in watched]
     first, second = net.backprop(x, y), net.backprop(x, y)
     net.feedforward(x)
+    net.mean_cost(x, y)
     net.evaluate(x, torch.zeros(4))
     assert all(torch.equal(t, old) and t._version == 0 for t, old in zip(watched, before, strict=True))
     same = zip(chain.from_iterable(first), chain.from_iterable(second), strict=True)
