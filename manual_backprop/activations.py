@@ -4,7 +4,7 @@ A table, not a hierarchy: `ACTIVATIONS` holds the ready ones by name, and an `Ac
 that they do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,7 +109,7 @@ def per_neuron(activations: Sequence[str | Activation]) -> Activation:
         activations: one for each of the o neurons of the layer.
 
     Returns:
-        An activation on ``(*, o)`` that takes σ′ from z.
+        An activation on ``(*, o)`` that takes σ′ from z. On a layer of another size it raises ValueError.
 
     Example:
         >>> one_modified = per_neuron(["sigmoid", "sigmoid", "identity"])
@@ -120,12 +120,16 @@ def per_neuron(activations: Sequence[str | Activation]) -> Activation:
     """
     neurons = [activation_named(activation) for activation in activations]
 
+    def columns(z: Tensor) -> Iterable[tuple[Activation, Tensor]]:
+        if z.shape[-1] != len(neurons):
+            raise ValueError(f"per_neuron: expected a layer of {len(neurons)} neurons, found {z.shape[-1]}")
+        return zip(neurons, z.unbind(-1), strict=True)
+
     def function(z: Tensor) -> Tensor:
-        return torch.stack([f.function(z_j) for f, z_j in zip(neurons, z.unbind(-1), strict=True)], dim=-1)
+        return torch.stack([f.function(z_j) for f, z_j in columns(z)], dim=-1)
 
     def derivative(z: Tensor) -> Tensor:
         # `+ zeros` because a constant derivative is a number, and stack wants tensors.
-        columns = zip(neurons, z.unbind(-1), strict=True)
-        return torch.stack([torch.zeros_like(z_j) + f.derivative_at(z_j) for f, z_j in columns], dim=-1)
+        return torch.stack([torch.zeros_like(z_j) + f.derivative_at(z_j) for f, z_j in columns(z)], dim=-1)
 
     return Activation(f"per_neuron({', '.join(f.name for f in neurons)})", function, derivative, needs="z")

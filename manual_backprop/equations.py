@@ -36,7 +36,8 @@ def output_error(grad_a: Tensor, activation_derivative: Tensor | float) -> Tenso
     As a matrix product: δ^L = Σ′(z^L) ∇_a C, with Σ′(z^L) the diagonal matrix of the σ′(z^L_j). This is the chain rule
     in denominator layout, δ = (∂a/∂z) ∇_a C. torch's Jacobians (`torch.func.jacrev`) are in numerator layout,
     J[k, j] = ∂a_k/∂z_j, where the chain rule reads δ = Jᵀ ∇_a C; one layout is the transpose of the other, and Σ′ is
-    diagonal, so here the two agree. Where one output depends on many z (softmax), they do not.
+    diagonal, so here the two agree. They do not where J is not symmetric, as in BP2, where ∂z^{l+1}/∂z^l is
+    w^{l+1} Σ′(z^l) in numerator layout and Σ′(z^l) (w^{l+1})ᵀ in denominator layout.
 
     Args:
         grad_a: ∂C/∂a^L, ``(*, o)``.

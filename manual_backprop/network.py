@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_backprop.activations import Activation, activation_named
+from manual_backprop.activations import ACTIVATIONS, Activation, activation_named
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
 
@@ -61,8 +61,8 @@ class Network:
     ) -> None:
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected at least an input and an output size, found {list(sizes)}")
-        hidden, last = activation_named(activation), activation_named(output_activation or activation)
-        self.activations = [hidden] * (len(sizes) - 2) + [last]
+        last = activation if output_activation is None else output_activation
+        self.activations = [activation_named(activation)] * (len(sizes) - 2) + [activation_named(last)]
         self.cost = cost_named(cost)
         layers = list(pairwise(sizes))
         self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in layers]
@@ -84,6 +84,9 @@ class Network:
         Args:
             x: the inputs, ``(*, sizes[0])``.
             y: the desired outputs, ``(*, sizes[-1])``.
+
+        Raises:
+            ValueError: y has not the shape of the outputs (nothing is broadcast).
         """
         # 1. Input: a^1 = x.
         inputs, zs = [x], []
@@ -95,6 +98,7 @@ class Network:
         sigma_prime = [f.derivative_at(z, a) for f, z, a in zip(self.activations, zs, inputs[1:], strict=True)]
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
+        self._expect_same_shape(y, inputs[-1])
         n = x.shape[:-1].numel()
         short = self._cost_of_weighted_input()
         if short is None:
@@ -120,6 +124,7 @@ class Network:
         for w, b, f in zip(self.weights, self.biases, self.activations, strict=True):
             z = torch.nn.functional.linear(a, w, b)
             a = f.function(z)
+        self._expect_same_shape(y, a)
         short = self._cost_of_weighted_input()
         return (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
 
@@ -166,8 +171,22 @@ class Network:
 
     @torch.inference_mode()
     def evaluate(self, x: Tensor, labels: Tensor) -> int:
-        """How many of the samples ``(N, sizes[0])`` have their largest output at their label ``(N,)``."""
+        """How many of the samples ``(N, sizes[0])`` have their largest output at their label ``(N,)``.
+
+        Raises:
+            ValueError: not one label a sample.
+        """
+        if labels.shape != x.shape[:-1]:
+            expected, found = tuple(x.shape[:-1]), tuple(labels.shape)
+            raise ValueError(f"labels: expected the shape {expected}, found {found}")
         return int((self.feedforward(x).argmax(-1) == labels).sum())
 
     def _cost_of_weighted_input(self) -> Cost | None:
-        return self.cost.of_weighted_input.get(self.activations[-1].name)
+        last = self.activations[-1]
+        # By more than its name: an activation of one's own may be called "sigmoid" too.
+        return self.cost.of_weighted_input.get(last.name) if last == ACTIVATIONS.get(last.name) else None
+
+    @staticmethod
+    def _expect_same_shape(y: Tensor, a: Tensor) -> None:
+        if y.shape != a.shape:
+            raise ValueError(f"y: expected the shape {tuple(a.shape)} of the outputs, found {tuple(y.shape)}")
