@@ -1,5 +1,6 @@
 """The Functions as functions, with the signatures of `torch.nn.functional`. Nothing else calls ``.apply``."""
 
+import torch
 from torch import Tensor
 
 from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
@@ -65,7 +66,7 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "mean") -> Te
 
     Args:
         input: a, the outputs, ``(*, o)``; the leading dimensions are the n samples, a single one where there are none.
-        target: y, of the same shape and dtype.
+        target: y, of the same shape; where the dtypes differ, both are promoted to the wider.
         reduction: "mean" or "sum" over the samples, or "none" for the cost of each, ``(*,)``.
 
     Raises:
@@ -115,4 +116,5 @@ def _cost(input: Tensor, target: Tensor, cost: Cost, reduction: str) -> Tensor:
         raise ValueError(
             f"target: expected the shape (*, outputs) of input, {tuple(input.shape)}, found {tuple(target.shape)}"
         )
-    return reduce(CostFunction.apply(input, target, cost), reduction)
+    dtype = torch.promote_types(input.dtype, target.dtype)  # as the costs of torch.nn do
+    return reduce(CostFunction.apply(input.to(dtype), target.to(dtype), cost), reduction)

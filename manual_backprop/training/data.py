@@ -116,7 +116,9 @@ def _download(root: Path) -> bool:
         (root / ".writable").touch()
         (root / ".writable").unlink()
     except OSError as error:
-        raise InputError(f"--data-root: expected MNIST, or a folder to download it to, found {root}: {error.strerror}") from None
+        raise InputError(
+            f"--data-root: expected MNIST, or a folder to download it to, found {root}: {error.strerror}"
+        ) from None
     try:
         MNIST(root, download=True)
     except (RuntimeError, urllib.error.URLError, OSError):

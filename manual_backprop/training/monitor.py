@@ -145,7 +145,7 @@ def weight_images(weight: Tensor, most: int = 100) -> Tensor:
 
 def environment(device: torch.device) -> dict:
     """Everything that a run depends on and its configuration does not say."""
-    packages = ("torch", "torchvision", "tensorboard", "manual_backprop")
+    packages = ("torchvision", "tensorboard", "manual_backprop")
     return {
         "command": " ".join(sys.argv),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -156,6 +156,7 @@ def environment(device: torch.device) -> dict:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **{name: importlib.metadata.version(name) for name in packages},
+        "torch": torch.__version__,  # with its build, which the metadata leaves out
     }
 
 

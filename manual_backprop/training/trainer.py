@@ -173,8 +173,9 @@ class Trainer:
             if not (_finite(cost) and self._parameters_finite()):
                 layer = first_layer_not_finite(self.network, pixels[batch])
                 raise TrainingStopped(
-                    f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, first in layer {layer} "
-                    f"of {len(self.network.weights)}; the last good checkpoint is kept; a smaller --learning-rate may help"
+                    f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, first in layer "
+                    f"{layer} of {len(self.network.weights)}; the last good checkpoint is kept; a smaller "
+                    "--learning-rate may help"
                 )
 
     def _end_epoch(self, seconds: float) -> None:

@@ -28,6 +28,10 @@ def two_epochs(run, tmp_path):
     return tmp_path / "mine"
 
 
+def read_metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
 def test_what_a_run_leaves(two_epochs):
     names = {path.name for path in two_epochs.iterdir() if not path.name.startswith("events")}
     pictures = {"curves.png", "confusion.png", "most_wrong.png"}
@@ -37,7 +41,7 @@ def test_what_a_run_leaves(two_epochs):
     env = json.loads((two_epochs / "env.json").read_text())
     assert env["torch"] == torch.__version__
     assert {"command", "git_commit", "device", "threads"} <= env.keys()
-    rows = list(csv.DictReader((two_epochs / "metrics.csv").open()))
+    rows = read_metrics(two_epochs)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["cost_train"]) < float(rows[0]["cost_train"])
 
@@ -55,7 +59,7 @@ def test_what_tensorboard_shows(two_epochs):
     assert {tag.format(layer) for tag in histograms for layer in layers} == set(tags["histograms"])
     assert {"weights/layer1", "confusion", "most_wrong", "curves"} == set(tags["images"])
     assert {"config/text_summary", "env/text_summary"} <= set(tags["tensors"])
-    rows = list(csv.DictReader((two_epochs / "metrics.csv").open()))
+    rows = read_metrics(two_epochs)
     for tag, column in (("cost/test", "cost_test"), ("accuracy/train", "accuracy_train")):
         logged = [event.value for event in events.Scalars(tag)]
         assert logged == pytest.approx([float(row[column]) for row in rows])
@@ -69,7 +73,7 @@ def test_resume_goes_on_in_its_folder(run, two_epochs, tmp_path):
     rest, whole = (torch.load(tmp_path / name / CHECKPOINT)["state"] for name in ("mine", "whole"))
     for part in ("weights", "biases"):
         assert all(torch.equal(a, b) for a, b in zip(rest[part], whole[part], strict=True))
-    assert [row["epoch"] for row in csv.DictReader((two_epochs / "metrics.csv").open())] == ["1", "2", "3"]
+    assert [row["epoch"] for row in read_metrics(two_epochs)] == ["1", "2", "3"]
     costs = EventAccumulator(str(two_epochs)).Reload().Scalars("cost/test")
     assert [event.step for event in costs] == [50, 100, 150]
 
