@@ -5,7 +5,13 @@ import pickle
 
 import pytest
 import torch
-from cases import (
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad, jacrev, vmap
+
+from manual_backprop import nn
+from manual_backprop.activations import identity
+from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
+from tests.cases import (
     ACTIVATIONS,
     BIAS,
     COSTS,
@@ -23,12 +29,6 @@ from cases import (
     softplus,
     steep_sigmoid,
 )
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call, grad, jacrev, vmap
-
-from manual_backprop import nn
-from manual_backprop.activations import identity
-from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
 
 LAYERS = [
     pytest.param(nn.Linear, torch.nn.Identity, id="Linear"),
