@@ -6,6 +6,7 @@ from one extrapolation to the next says how far it can be trusted. So no eps has
 computes in float32 inside simply shows a larger error.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,6 +45,12 @@ class Slope:
             return "kink"
         # A difference must stand well above what the measurement does not know: three verdicts, not two.
         return "wrong" if self.error < 0.05 * max(scale, difference) else "unknown"
+
+
+def settled(slope: Slope) -> bool:
+    """Whether differences show one finite derivative: no kink, no divergence."""
+    size = max(abs(slope.central), 1e-6)
+    return not slope.kinked and math.isfinite(slope.central) and slope.error < 1e-2 * size + 1e-6
 
 
 def inner(a: Tensor | None, b: Tensor | None) -> float:

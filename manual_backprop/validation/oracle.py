@@ -41,14 +41,19 @@ class Oracle:
         subject: what is asked.
         values: one tensor a slot; those of the subject where None.
         others: replaces the leaves that are no slots, where the shapes changed.
+        widen: whether to run in float64 where the subject can.
     """
 
     def __init__(
-        self, subject: Subject, values: Sequence[Tensor] | None = None, others: Sequence[object] | None = None
+        self,
+        subject: Subject,
+        values: Sequence[Tensor] | None = None,
+        others: Sequence[object] | None = None,
+        widen: bool = True,
     ):
         self.subject, self.others = subject, others
         given = list(subject.values if values is None else values)
-        self.values = self._widened(given)
+        self.values = self._widened(given) if widen else given
         graph = subject.run(self.values, others=others)
         self.dtype = coarsest([*self.values, *graph.outputs])
         self.outputs = [y.detach().clone() for y in graph.outputs]
@@ -63,6 +68,10 @@ class Oracle:
         except Broken:
             return values
         return wide
+
+    def in_float64(self) -> "Oracle":
+        """The oracle at the same values in float64, where differences see more; itself where that does not run."""
+        return self if real(self.dtype) == torch.float64 else Oracle(self.subject, self.values, self.others)
 
     @property
     def measurable(self) -> bool:
@@ -113,7 +122,7 @@ class Oracle:
         """Each element of a slot's gradient against its own difference quotient (some of them where there are many)."""
         value = self.values[slot]
         found = Elements(slot, list(self.sampled(value.numel()) if where is None else where), [], [], [], [])
-        flat = self._flat(slot)
+        flat = self.flat(slot)
         step, size = typical(value), 0.1 * largest(flat)
         for place in found.where:
             actual = complex(flat[place].item())
@@ -129,7 +138,7 @@ class Oracle:
             found.actual.append(actual)
         return found
 
-    def _flat(self, slot: int) -> Tensor:
+    def flat(self, slot: int) -> Tensor:
         gradient = self.gradients[slot]
         dense = torch.zeros_like(self.values[slot]) if gradient is None else gradient.detach()
         return (dense.to_dense() if dense.layout != torch.strided else dense).reshape(-1)

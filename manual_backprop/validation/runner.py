@@ -4,25 +4,22 @@ import contextlib
 import platform
 import random
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from manual_backprop.validation.exceptions import one_line, where
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped, select
 from manual_backprop.validation.probes import PROBES
 from manual_backprop.validation.report import STATUSES, Finding, Report, fail
 from manual_backprop.validation.subject import Broken, Subject, name_of
 
 Progress = Callable[[Probe, int, int], None]
-
-HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
 
 
 def validate(
@@ -130,21 +127,6 @@ def _crash(message: str, error: BaseException) -> Finding:
         cause=f"an exception{' at ' + place if place else ''}",
         fix="let forward and backward run in this setting, which torch allows",
     )
-
-
-def where(error: BaseException) -> str:
-    """The innermost line of the user's own code in a traceback, ``file.py:12 in backward``."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((HERE, TORCH, "<"))
-    ]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 # --- what it is given ---------------------------------------------------------------------------------------------

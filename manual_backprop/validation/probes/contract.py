@@ -1,7 +1,6 @@
 """MB2xx: what exactly does `backward` return, one level below the engine, which repairs shapes and dtypes in silence?"""
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from manual_backprop.validation.audit import Audit, Call, audited, functions_of, same_bytes, snapshot
 from manual_backprop.validation.diagnosis import differing
-from manual_backprop.validation.differences import Slope
-from manual_backprop.validation.oracle import Oracle, in_dtype, oracle_of
+from manual_backprop.validation.differences import Slope, settled
+from manual_backprop.validation.oracle import in_dtype, oracle_of
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
 from manual_backprop.validation.subject import Broken, Subject
@@ -133,12 +132,6 @@ def finite(subject: Subject) -> Iterator[Finding]:
         )
     if unsure:
         raise Inconclusive("a gradient is not finite, and differences cannot tell whether the derivative is")
-
-
-def settled(slope: Slope) -> bool:
-    """Whether differences show one finite derivative: no kink, no divergence."""
-    size = max(abs(slope.central), 1e-6)
-    return not slope.kinked and math.isfinite(slope.central) and slope.error < 1e-2 * size + 1e-6
 
 
 def alias(subject: Subject) -> Iterator[Finding]:
@@ -440,4 +433,3 @@ PROBES = (
           "two outputs", non_differentiable),
     Probe("MB212", "no_grad", "contract", "Does forward run without autograd?", "2 forwards", "", no_grad),
 )  # fmt: skip
-__all__ = ["PROBES", "Oracle", "settled"]
