@@ -139,7 +139,7 @@ def _kinked_samples(subject: Subject) -> Iterator[tuple[str, list[Tensor]]]:
     """The sample, then with zeros in each slot, then with ±1 (where hinges and clamps turn)."""
     yield "in the sample", list(subject.values)
     for number in (0.0, 1.0, -1.0):
-        values = [value.clone() for value in subject.values]
+        values = [value.clone(memory_format=torch.contiguous_format) for value in subject.values]
         for value, need in zip(values, subject.needs, strict=True):
             if need and value.numel() and not value.is_complex():
                 value.view(-1)[:: max(2, value.numel() // 8)] = number
@@ -158,7 +158,7 @@ def _subgradients(oracle: Oracle, slot: int, place: int) -> tuple[float, float]:
     h = 1e-5 if oracle.dtype == torch.float64 else 1e-2
     ends = []
     for sign in (1.0, -1.0):
-        values = [value.clone() for value in oracle.values]
+        values = [value.clone(memory_format=torch.contiguous_format) for value in oracle.values]
         values[slot].view(-1)[place] += sign * h
         with torch.no_grad():
             outputs = oracle.function(values)

@@ -116,7 +116,8 @@ def finite(subject: Subject) -> Iterator[Finding]:
             continue
         places = (~_dense(gradient).isfinite()).flatten().nonzero().flatten().tolist()
         slopes = oracle.elements(slot, places[:8]).slopes if oracle.measurable else []
-        sure = [place for place, slope in zip(places, slopes, strict=False) if settled(slope)]
+        smooth = bool(slopes) and settled(oracle.slope(oracle.direction([slot], "settled")))
+        sure = [place for place, slope in zip(places, slopes, strict=False) if smooth and settled(slope)]
         unsure |= not sure
         if not sure or not subject.trusted:
             continue

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.audit import functions_of
 from manual_backprop.validation.diagnosis import differing
+from manual_backprop.validation.exceptions import raised_on_purpose
 from manual_backprop.validation.probe import Probe, Skipped
 from manual_backprop.validation.report import Finding, fail
 from manual_backprop.validation.subject import Broken, Gradients, Subject
@@ -112,13 +114,23 @@ def _compared(subject: Subject, layout: Layout, which: str, words: str) -> list[
     try:
         actual = _run(subject, changed, which)
     except Broken as broken:
-        if "negative bit" in str(broken) or "conjugate bit" in str(broken):
+        if _loud(subject, broken, which):
             raise Skipped(f"refused loudly: {broken}") from broken
         return [_crash(broken, setting)]
     values, given = (subject.values, dense) if which == "grad_outputs" else (dense, plain.cotangents)
     noise = subject.noise if same_values else subject.noise_at(values, given, expected)
     message = f"the gradient of {{name}} is another for {which} that are {words}"
     return list(differing(subject, actual, expected, message, setting, noise, fix=CONTIGUOUS))
+
+
+def _loud(subject: Subject, broken: Broken, which: str) -> bool:
+    """Whether a layout is refused in a way that a caller may be asked to live with.
+
+    The layout of an input is the caller's choice and may be refused by a `raise`; that of grad_output is not.
+    """
+    bits = "negative bit" in str(broken) or "conjugate bit" in str(broken)
+    chosen = which == "inputs" and broken.stage == "forward" and raised_on_purpose(broken.error)
+    return bits or chosen or not functions_of(subject.run().outputs)
 
 
 def _run(subject: Subject, tensors: list[Tensor], which: str) -> Gradients:
