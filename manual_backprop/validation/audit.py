@@ -49,7 +49,12 @@ class Call:
 
 def functions_of(outputs: Iterable[Tensor]) -> list[type]:
     """The Function classes in the graph behind `outputs`, outermost first."""
-    found: dict[type, None] = {}
+    found = [getattr(node, "_forward_cls", None) for node in nodes_of(outputs)]
+    return list(dict.fromkeys(owner for owner in found if owner is not None))
+
+
+def nodes_of(outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph behind `outputs`, each once."""
     seen: set[Any] = set()
     stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
     while stack:
@@ -57,10 +62,13 @@ def functions_of(outputs: Iterable[Tensor]) -> list[type]:
         if node in seen:
             continue
         seen.add(node)
-        if (owner := getattr(node, "_forward_cls", None)) is not None:
-            found[owner] = None
+        yield node
         stack += [parent for parent, _ in node.next_functions if parent is not None]
-    return list(found)
+
+
+def hand_written(outputs: Iterable[Tensor]) -> bool:
+    """Whether a backward that is not torch's own is behind `outputs`: a Python Function, or a C++ one (CppNode)."""
+    return any(hasattr(node, "_forward_cls") or "CppNode" in node.name() for node in nodes_of(outputs))
 
 
 @dataclass

@@ -139,14 +139,18 @@ class Subject:
         except Exception as error:
             raise Broken("forward", error) from error
 
-    def differentiate(self, graph: Graph, cotangents: Sequence[Tensor | None], **options: bool) -> Gradients:
+    def differentiate(
+        self, graph: Graph, cotangents: Sequence[Tensor | None], own: bool = False, **options: bool
+    ) -> Gradients:
         """The gradients of the leaves for one cotangent (or None) an output, None where there is none.
+
+        Contiguous cotangents are copied, since a backward may write into them; `own` hands over the very tensors.
 
         Raises:
             Broken: the backward pass raised.
         """
         pairs = [
-            (output, cotangent)
+            (output, cotangent if own else _spare(cotangent))
             for output, cotangent in zip(graph.outputs, cotangents, strict=True)
             if cotangent is not None and output.requires_grad
         ]
@@ -179,7 +183,7 @@ class Subject:
         graph = self.run()
         cotangents = self.cotangents(graph.outputs)
         outputs = [output.detach().clone() for output in graph.outputs]
-        gradients = self.differentiate(graph, [None if c is None else c.clone() for c in cotangents])
+        gradients = self.differentiate(graph, cotangents)
         return Plain(outputs, cotangents, [None if g is None else g.detach().clone() for g in gradients])
 
     @functools.cached_property
@@ -226,7 +230,8 @@ class Subject:
                 continue
             for i, (before, after) in enumerate(zip(expected, found, strict=True)):
                 if before is not None and after is not None and before.shape == after.shape and before.numel():
-                    total[i] = _noisier(total[i], tolerances.wide(after) - tolerances.wide(before), largest(before))
+                    size = max(largest(before), largest(self.plain.gradients[i]))
+                    total[i] = _noisier(total[i], tolerances.wide(after) - tolerances.wide(before), size)
         return total
 
     def compare(
@@ -243,7 +248,7 @@ class Subject:
             scale: the size of the cotangents beside the plain ones.
         """
         noise = self.noise if noise is None else noise
-        dtype = coarsest([*actual, *expected, *self.values, *self.plain.outputs])
+        dtype = min(coarsest([*actual, *expected]), self.dtype, key=tolerances.PRECISION_ORDER.index)
         floor = tolerances.FLOOR * epsilon(dtype) * max([largest(e) for e in expected], default=0.0)
         found = []
         for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
@@ -254,12 +259,44 @@ class Subject:
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
-        """The least precise floating dtype in play."""
-        return coarsest([*self.values, *self.plain.outputs])
+        """The least precise floating dtype in play: that of a tensor, or one that forward casts to inside."""
+        dtypes = (coarsest([*self.values, *self.plain.outputs]), self.computes_in)
+        return min(dtypes, key=tolerances.PRECISION_ORDER.index)
+
+    @functools.cached_property
+    def computes_in(self) -> torch.dtype:
+        """The dtype that forward casts its inputs to, which shows where rounding them to it changes no bit of the
+        outputs; float64 where there is none."""
+        found = torch.float64
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            rounded = [_through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)]
+            if all(torch.equal(a, b) for a, b in zip(rounded, self.values, strict=True)):
+                continue  # the sample is of few bits itself
+            try:
+                outputs = self.run(rounded).outputs
+            except Broken:
+                break
+            if not all(torch.equal(a, b) for a, b in zip(outputs, self.plain.outputs, strict=True)):
+                break
+            found = dtype
+        return found
+
+
+def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` rounded to a real dtype, in its own."""
+    if value.is_complex():
+        return torch.view_as_complex(torch.view_as_real(value).to(dtype).to(real(value.dtype)))
+    return value.to(dtype).to(value.dtype)
 
 
 def _copied(value: Tensor) -> Tensor:
     return value.detach().clone()
+
+
+def _spare(cotangent: Tensor) -> Tensor:
+    """A copy, unless its layout is what matters or it is part of a graph."""
+    plain = cotangent.is_contiguous() and cotangent.storage_offset() == 0 and not cotangent.requires_grad
+    return cotangent.clone() if plain else cotangent
 
 
 def _rounded(value: Tensor, draw: torch.Generator) -> Tensor:

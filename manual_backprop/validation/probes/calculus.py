@@ -116,9 +116,11 @@ def kink(subject: Subject) -> Iterator[Finding]:
                 if verdict != "kink":
                     continue
                 seen += 1
+                if _tied(oracle.values[slot], place):
+                    continue  # a choice among equals (sort, max) is no matter of one coordinate
                 bounds = _subgradients(oracle, slot, place)
                 slack = 1e-3 * max(map(abs, bounds)) + 10 * slope.error * 1e-3
-                if bounds[0] - slack <= actual.real <= bounds[1] + slack:
+                if not math.isfinite(actual.real) or bounds[0] - slack <= actual.real <= bounds[1] + slack:
                     continue
                 index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), oracle.values[slot].shape))
                 yield fail(
@@ -136,13 +138,13 @@ def kink(subject: Subject) -> Iterator[Finding]:
 
 
 def _kinked_samples(subject: Subject) -> Iterator[tuple[str, list[Tensor]]]:
-    """The sample, then with zeros in each slot, then with ±1 (where hinges and clamps turn)."""
+    """The sample, then with one element of each slot at 0, then at ±1 (where hinges and clamps turn)."""
     yield "in the sample", list(subject.values)
     for number in (0.0, 1.0, -1.0):
-        values = [value.clone(memory_format=torch.contiguous_format) for value in subject.values]
+        values = [value.contiguous() for value in subject.nearby(("kink", number), by=0.2)]
         for value, need in zip(values, subject.needs, strict=True):
             if need and value.numel() and not value.is_complex():
-                value.view(-1)[:: max(2, value.numel() // 8)] = number
+                value.view(-1)[value.numel() // 2] = number
         yield f"where an input is {number:g}", values
 
 
@@ -150,7 +152,12 @@ def _kink_places(oracle: Oracle, slot: int, words: str) -> list[int]:
     count = oracle.values[slot].numel()
     if words == "in the sample":
         return oracle.sampled(count)[:32]
-    return list(range(0, count, max(2, count // 8)))[:10]
+    return [count // 2] if count else []
+
+
+def _tied(value: Tensor, place: int) -> bool:
+    flat = value.reshape(-1)
+    return int((flat == flat[place]).sum()) > 2
 
 
 def _subgradients(oracle: Oracle, slot: int, place: int) -> tuple[float, float]:
@@ -174,12 +181,15 @@ def complex_convention(subject: Subject) -> Iterator[Finding]:
     _ = subject.plain
     if not any(value.is_complex() for value in [*subject.values, *subject.plain.outputs]):
         raise Skipped("no complex tensor")
-    oracle = _measurable(subject)
+    # Away from the real axis, where a conjugate would not show.
+    oracle = Oracle(subject, [_turned(subject, i, value) for i, value in enumerate(subject.values)])
+    if not oracle.measurable:
+        raise Inconclusive("outputs are not finite")
     for slot in oracle.asked:
         for part in ("real", "imag") if oracle.values[slot].is_complex() else ("",):
             if oracle.along([slot], part, part) != "wrong":
                 continue
-            conjugate = Oracle(subject)
+            conjugate = Oracle(subject, oracle.values)
             conjugate.gradients = [None if g is None else g.conj().resolve_conj() for g in oracle.gradients]
             is_conjugate = all(conjugate.along([slot], p, p) != "wrong" for p in ("real", "imag"))
             yield fail(
@@ -189,6 +199,13 @@ def complex_convention(subject: Subject) -> Iterator[Finding]:
                 input=subject.slots[slot].name,
             )
             break
+
+
+def _turned(subject: Subject, slot: int, value: Tensor) -> Tensor:
+    if not value.is_complex() or not subject.needs[slot]:
+        return value
+    angle = 2 * math.pi * torch.rand(value.shape, generator=subject.generator("turned", slot))
+    return value * torch.polar(torch.ones_like(angle), angle).to(value)
 
 
 def _measurable(subject: Subject) -> Oracle:

@@ -138,15 +138,15 @@ def finite(subject: Subject) -> Iterator[Finding]:
 def alias(subject: Subject) -> Iterator[Finding]:
     """MB207: changing a returned gradient changes nothing else, and a later pass does not change it."""
     graph = subject.run()
-    given = [None if c is None else c.clone() for c in subject.plain.cotangents]
-    gradients = [g for g in subject.differentiate(graph, given, retain_graph=True) if g is not None]
+    cotangents = subject.plain.cotangents
+    gradients = [g for g in subject.differentiate(graph, cotangents, retain_graph=True) if g is not None]
     if any(g.layout != torch.strided for g in gradients):
         raise Skipped("a sparse gradient")
     kept = [*graph.leaves, *graph.outputs]
     before = snapshot(kept)
     with torch.no_grad():
         for gradient in gradients:
-            if not _overlapping(gradient):
+            if not _overlapping(gradient) and not gradient._is_zerotensor():
                 gradient.add_(1)
     for i, (old, new) in enumerate(zip(before, snapshot(kept), strict=True)):
         if not same_bytes(old, new):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from manual_backprop.validation.audit import audited, functions_of, same_bytes, snapshot
+from manual_backprop.validation.audit import audited, hand_written, same_bytes, snapshot
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.probe import Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
@@ -60,7 +60,7 @@ def _watched(subject: Subject, held: list[Any]) -> tuple[Graph, list[Tensor]]:
 
 
 def _written(subject: Subject, name: str, stage: str, asked: bool) -> Iterator[Finding]:
-    if not asked and not functions_of(subject.run().outputs):
+    if not asked and not hand_written(subject.run().outputs):
         return  # torch's own functions update running statistics so, as documented
     yield fail(
         f"{stage} writes into its input `{name}`",
@@ -75,7 +75,7 @@ def grad_output_written(subject: Subject) -> Iterator[Finding]:
     given = [None if c is None else c.clone() for c in subject.plain.cotangents]
     before = snapshot(given)
     graph = subject.run()
-    subject.differentiate(graph, given)
+    subject.differentiate(graph, given, own=True)
     written = [i for i, (a, b) in enumerate(zip(before, snapshot(given), strict=True)) if not same_bytes(a, b)]
     written += [i for call in audited(subject).calls for i in call.grad_outputs_written]
     if written:
@@ -98,8 +98,7 @@ def saved_written(subject: Subject) -> Iterator[Finding]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = subject.run()
     before = snapshot(saved)
-    given = [None if c is None else c.clone() for c in subject.plain.cotangents]
-    subject.differentiate(graph, given)
+    subject.differentiate(graph, subject.plain.cotangents)
     if any(not same_bytes(old, new) for old, new in zip(before, snapshot(saved), strict=True)):
         yield fail(
             "backward writes into a saved tensor",
@@ -115,9 +114,8 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
     other = [None if c is None else c.flip(0) * 0.5 if c.ndim else c * 0.5 for c in subject.plain.cotangents]
     expected = [subject.plain.gradients, subject.plain.gradients, subject.gradients(cotangents=other)]
     for number, (given, wanted) in enumerate(zip((subject.plain.cotangents,) * 2 + (other,), expected, strict=True)):
-        copies = [None if c is None else c.clone() for c in given]
         try:
-            actual = subject.differentiate(graph, copies, retain_graph=True)
+            actual = subject.differentiate(graph, given, retain_graph=True)
         except Broken as broken:
             message = f"backward number {number + 1} over one graph raises: {broken.error}"
             yield warn(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
@@ -191,9 +189,11 @@ def leak(subject: Subject) -> Iterator[Finding]:
 def _weak_pass(subject: Subject) -> list[tuple[str, StorageWeakRef]]:
     graph = subject.run()
     cotangents = [None if c is None else c.clone() for c in subject.plain.cotangents]
-    gradients = subject.differentiate(graph, cotangents)
+    gradients = subject.differentiate(graph, cotangents, own=True)
     named: list[tuple[str, Any]] = [
-        (f"input `{slot.name}`", leaf) for slot, leaf in zip(subject.slots, graph.leaves, strict=True)
+        (f"input `{slot.name}`", leaf)
+        for slot, leaf in zip(subject.slots, graph.leaves, strict=True)
+        if not slot.parameter  # modules such as nn.GRU hold on to their parameters
     ]
     named += [(f"output {i}", output) for i, output in enumerate(graph.outputs)]
     named += [(f"grad_output {i}", c) for i, c in enumerate(cotangents)]
@@ -213,6 +213,8 @@ def _alive(references: Sequence[tuple[str, StorageWeakRef]]) -> list[str]:
 def version(subject: Subject) -> Iterator[Finding]:
     """MB508: a saved tensor changed in place before backward raises, or does not matter."""
     _ = subject.plain
+    if not hand_written(subject.run().outputs):
+        raise Skipped("no hand-written backward in the graph")
     candidates: list[tuple[str, Callable[[Graph], Tensor]]] = [
         (f"output {i}", lambda graph, i=i: graph.outputs[i]) for i in subject.targets  # type: ignore[misc]
     ]

@@ -76,15 +76,14 @@ def _second_order(
         leaves, first = gradients(start, True)
         weights = [torch.randn(g.shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype) for g in first]
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
-        asked = [leaf for leaf in leaves if leaf.requires_grad]
         silent = not (isinstance(loss, Tensor) and loss.requires_grad)
-        second = [None] * len(asked) if silent else torch.autograd.grad(loss, asked, allow_unused=True)
+        if not silent:
+            torch.autograd.backward(loss)  # autograd.grad would not visit the node by which once_differentiable refuses
     except Exception as error:
         raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
     if not bool(all(g.isfinite().all() for g in first)):
         raise Inconclusive("the gradient is not finite")
-    analytic = iter(second)
-    found = [next(analytic) if leaf.requires_grad else None for leaf in leaves]
+    found = [leaf.grad for leaf in leaves]
 
     def function(tensors: Tensors) -> Tensors:
         with torch.enable_grad():
@@ -161,6 +160,9 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
             yield warn(f"{own[0].__name__}.jvp raises: {one_line(error)}", cause="jvp", fix="let it run, or drop it")
             return
         raise Skipped(f"forward mode is refused loudly: {one_line(error)}") from error
+    own = any(f.jvp is not torch.autograd.Function.jvp for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
+    if all(t is None for t in moved) and not own:
+        raise Skipped("forward mode gives no tangents")
     ahead = sum(inner(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)
     back = sum(inner(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
     size = sum(norm(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
