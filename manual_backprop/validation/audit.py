@@ -99,6 +99,44 @@ def audited(subject: Subject, values: Sequence[Tensor] | None = None, needs: Seq
     return Audit(calls, graph, gradients, error, functions)
 
 
+RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
+
+
+def reads_raw_memory(subject: Subject) -> bool:
+    """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
+    if "raw" in subject.memo:
+        return bool(subject.memo["raw"])
+    seen: list[str] = []
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(tensor: Tensor, *args: Any, **options: Any) -> Any:
+            seen.append(name)
+            return original(tensor, *args, **options)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name in RAW:
+            stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
+        with contextlib.suppress(Broken):
+            subject.gradients()
+    subject.memo["raw"] = bool(seen)
+    return bool(seen)
+
+
+@contextlib.contextmanager
+def _replaced_method(owner: type, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    own, before = name in vars(owner), vars(owner).get(name)
+    setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
 @contextlib.contextmanager
 def _recorded(function: type, calls: list[Call], arguments: dict[int, tuple[Any, list[Argument]]]) -> Iterator[None]:
     base = torch.autograd.Function

@@ -213,6 +213,18 @@ class Subject:
             for value, need in zip(self.values, self.needs, strict=True)
         ]
 
+    def elsewhere(self, key: object = 0) -> list[Tensor]:
+        """Another sample of the same shapes: the elements in reverse order, so that signs and maxima move, and moved a
+        little; `nearby` where forward does not take that."""
+        near = self.nearby(key)
+        far = [v.flip(tuple(range(v.ndim))) if need else v for v, need in zip(near, self.needs, strict=True)]
+        try:
+            outputs = self.run(far).outputs
+        except Broken:
+            return near
+        shapes = [output.shape for output in outputs] == [output.shape for output in self.plain.outputs]
+        return far if shapes and all(bool(tolerances.wide(output).isfinite().all()) for output in outputs) else near
+
     @functools.cached_property
     def noise(self) -> list[float | Tensor]:
         """What each gradient changes by when inputs and cotangents move by one rounding (see `tolerances`)."""
@@ -270,16 +282,21 @@ class Subject:
         found = torch.float64
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             rounded = [_through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)]
-            if all(torch.equal(a, b) for a, b in zip(rounded, self.values, strict=True)):
+            if not _changed(rounded, self.values):
                 continue  # the sample is of few bits itself
             try:
                 outputs = self.run(rounded).outputs
             except Broken:
                 break
-            if not all(torch.equal(a, b) for a, b in zip(outputs, self.plain.outputs, strict=True)):
+            if _changed(outputs, self.plain.outputs) or not self._varies(by=32 * epsilon(dtype)):
                 break
             found = dtype
         return found
+
+    def _varies(self, by: float) -> bool:
+        """Whether so small a step changes about as many outputs as a large one does: a floor or a sign would not."""
+        few, many = (_changed(self.run(self.nearby("varies", size)).outputs, self.plain.outputs) for size in (by, 0.3))
+        return few > 0.5 * many
 
 
 def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -287,6 +304,11 @@ def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
     if value.is_complex():
         return torch.view_as_complex(torch.view_as_real(value).to(dtype).to(real(value.dtype)))
     return value.to(dtype).to(value.dtype)
+
+
+def _changed(after: Sequence[Tensor], before: Sequence[Tensor]) -> int:
+    """How many elements differ."""
+    return sum(int((tolerances.wide(a) != tolerances.wide(b)).sum()) for a, b in zip(after, before, strict=True))
 
 
 def _copied(value: Tensor) -> Tensor:
@@ -300,8 +322,8 @@ def _spare(cotangent: Tensor) -> Tensor:
 
 
 def _rounded(value: Tensor, draw: torch.Generator) -> Tensor:
-    signs = torch.randint(0, 2, value.shape, generator=draw).to(value.device) * 2 - 1
-    return value * (1 + epsilon(value.dtype) * signs).to(real(value.dtype))
+    signs = (torch.randint(0, 2, value.shape, generator=draw) * 2 - 1).to(value.device, real(value.dtype))
+    return value * (1 + epsilon(value.dtype) * signs)
 
 
 def _noisier(noise: float | Tensor, change: Tensor, size: float) -> float | Tensor:

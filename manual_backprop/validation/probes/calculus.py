@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.audit import hand_written
 from manual_backprop.validation.diagnosis import wrong_gradient
 from manual_backprop.validation.differences import inner, norm
 from manual_backprop.validation.locate import wrong_derivatives
@@ -117,10 +118,10 @@ def kink(subject: Subject) -> Iterator[Finding]:
                     continue
                 seen += 1
                 if _tied(oracle.values[slot], place):
-                    continue  # a choice among equals (sort, max) is no matter of one coordinate
+                    continue  # a choice among equals (sort, max) is no matter of one coordinate, but see below
                 bounds = _subgradients(oracle, slot, place)
                 slack = 1e-3 * max(map(abs, bounds)) + 10 * slope.error * 1e-3
-                if not math.isfinite(actual.real) or bounds[0] - slack <= actual.real <= bounds[1] + slack:
+                if math.isinf(actual.real) or bounds[0] - slack <= actual.real <= bounds[1] + slack:
                     continue
                 index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), oracle.values[slot].shape))
                 yield fail(
@@ -133,8 +134,37 @@ def kink(subject: Subject) -> Iterator[Finding]:
                     actual=actual.real,
                 )
                 return
+    if hand_written(subject.run().outputs):
+        yield from _ties(oracle_of(subject))
     if not seen:
         raise Skipped("no kink at the sample, at zeros or at ties")
+
+
+def _ties(oracle: Oracle) -> Iterator[Finding]:
+    """Elements that are equal moved together: where that is smooth, the shares of one maximum add up to one."""
+    if not oracle.measurable:
+        return
+    for slot in oracle.asked:
+        value = oracle.values[slot]
+        if value.is_complex() or value.numel() > 4096:
+            continue
+        numbers, counts = value.unique(return_counts=True)
+        for number in numbers[counts > 1][:4]:
+            direction: list[Tensor | None] = [None] * len(oracle.values)
+            direction[slot] = (value == number).to(value.dtype)
+            slope = oracle.slope(direction)
+            analytic = inner(oracle.gradients[slot], direction[slot])
+            if not slope.kinked and slope.judge(analytic, norm(oracle.gradients[slot], direction[slot]), oracle.dtype) == "wrong":
+                yield fail(
+                    f"where elements of `{oracle.subject.slots[slot].name}` are equal, their gradients do not add up",
+                    cause=f"moved together the slope is {slope.central:.6g}, and the gradients sum to {analytic:.6g}: "
+                    "each of the equals gets the whole",
+                    fix="give it to one of them, or share it out",
+                    input=oracle.subject.slots[slot].name,
+                    expected=slope.central,
+                    actual=analytic,
+                )
+                return
 
 
 def _kinked_samples(subject: Subject) -> Iterator[tuple[str, list[Tensor]]]:

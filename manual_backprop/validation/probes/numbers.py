@@ -16,7 +16,7 @@ from manual_backprop.validation.oracle import Oracle, in_dtype
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
 from manual_backprop.validation.subject import Broken, Gradients, Subject
-from manual_backprop.validation.tolerances import BUDGET, epsilon, largest, mismatch, real, wide
+from manual_backprop.validation.tolerances import BUDGET, EAGER_FACTOR, epsilon, largest, mismatch, real, wide
 
 NOT_SUPPORTED = ("not implemented for", "unsupported ScalarType", "not supported", "expected scalar type", "Unsupported")
 
@@ -88,7 +88,7 @@ def _exact(subject: Subject, values: list[Tensor], given: list[Any], dtype: torc
 
 
 def _shaken(value: Tensor, dtype: torch.dtype, draw: torch.Generator) -> Tensor:
-    signs = torch.randint(0, 2, value.shape, generator=draw).to(value.device) * 2 - 1
+    signs = (torch.randint(0, 2, value.shape, generator=draw) * 2 - 1).to(value.device, torch.float64)
     return value * (1 + epsilon(dtype) * signs)
 
 
@@ -113,9 +113,10 @@ def _over_budget(subject: Subject, actual: Gradients, exact: Exact, dtype: torch
             expected = torch.where(overflow.to_dense() if overflow.is_sparse else overflow, torch.nan, expected)
         rounding = max(epsilon(dtype) * largest(expected), exact.noise[slot], 0.1 * epsilon(dtype) * overall)
         rounding += float(torch.finfo(dtype).tiny)
+        allowed = BUDGET[dtype] * rounding
         if exact.eager is not None:
-            rounding = max(rounding / 4, 2 * exact.eager[slot])
-        found = mismatch(a, expected, 0.0, BUDGET[dtype] * rounding)
+            allowed = EAGER_FACTOR * exact.eager[slot] + 2 * rounding
+        found = mismatch(a, expected, 0.0, allowed)
         if found is not None:
             e_, a_ = found.numbers
             times = abs(a_ - e_) / (epsilon(dtype) * max(largest(expected), 1e-300))
@@ -134,7 +135,7 @@ def saturated(subject: Subject) -> Iterator[Finding]:
 def tiny(subject: Subject) -> Iterator[Finding]:
     """MB605: with tiny elements and exact zeros, no NaN or infinity where the derivative is finite."""
     _written_by_hand(subject)
-    yield from _at_extremes(subject, (1e-12, 0.0), "with elements of size {:g}")
+    yield from _at_extremes(subject, (1e-12, 1e-16, 0.0), "with elements of size {:g}")
 
 
 def _written_by_hand(subject: Subject) -> None:
@@ -224,7 +225,8 @@ def _bad_at(oracle: Oracle, setting: str, magnitude: float) -> Iterator[Finding]
     finite = all(bool(oracle.flat(slot).isfinite().all()) for slot in oracle.asked)
     if finite and magnitude >= 1 and oracle.dtype == torch.float64:
         try:
-            yield from wrong_derivatives(oracle, setting)
+            # One that cannot be pinned to an element may be rounding, at such sizes.
+            yield from (finding for finding in wrong_derivatives(oracle, setting) if finding.index is not None)
         except Inconclusive:
             return
 

@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from manual_backprop.validation.audit import audited, hand_written, same_bytes, snapshot
 from manual_backprop.validation.diagnosis import differing
+from manual_backprop.validation.exceptions import one_line, raised_on_purpose
 from manual_backprop.validation.probe import Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
 from manual_backprop.validation.subject import Broken, Gradients, Graph, Subject
@@ -118,7 +119,8 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
             actual = subject.differentiate(graph, given, retain_graph=True)
         except Broken as broken:
             message = f"backward number {number + 1} over one graph raises: {broken.error}"
-            yield warn(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
+            tell = warn if raised_on_purpose(broken.error) else fail
+            yield tell(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
             return
         words = {"cause": "backward changes or caches what it works with", "fix": "let backward depend on saved tensors"}
         message = f"the gradient of {{name}} is another in backward number {number + 1} over one graph"
@@ -131,7 +133,7 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
 def interleaved(subject: Subject) -> Iterator[Finding]:
     """MB505: two graphs at once do not disturb each other."""
     _ = subject.plain
-    values = subject.nearby("interleaved")
+    values = subject.elsewhere("interleaved")
     expected = [subject.plain.gradients, subject.gradients(values)]
     for order in ((0, 1), (1, 0)):
         graphs = [subject.run(), subject.run(values)]
@@ -277,7 +279,9 @@ def checkpointed(subject: Subject) -> Iterator[Finding]:
             actual = _backward(graph, subject.plain.cotangents)
         except Exception as error:
             mode = f"use_reentrant={reentrant}"
-            yield warn(f"checkpoint({mode}) raises: {error}", cause="torch refuses", fix="read each saved tensor once")
+            tell = fail if hand_written(subject.run().outputs) else warn
+            yield tell(f"checkpoint({mode}) raises: {one_line(error)}", cause="it unpacks a saved tensor twice, perhaps",
+                       fix="read ctx.saved_tensors once")  # fmt: skip
             continue
         message = f"the gradient of {{name}} is another under checkpoint(use_reentrant={reentrant})"
         yield from differing(subject, actual, subject.plain.gradients, message, "only under checkpoint")
@@ -294,16 +298,32 @@ def global_state(subject: Subject) -> Iterator[Finding]:
     """MB511: what ran before, with other inputs or without grad, does not change a pass."""
     _ = subject.plain
     for _ in range(2):
-        subject.gradients(subject.nearby("state"))
+        subject.gradients(subject.elsewhere("state"))
         found = list(_repeated(subject, subject.gradients(), "after a pass with other inputs"))
         if found:
             yield from found
             return
     graph = subject.run()
     with torch.no_grad():
-        subject.run(subject.nearby("evaluated"))
+        subject.run(subject.elsewhere("evaluated"))
     actual = subject.differentiate(graph, subject.plain.cotangents)
-    yield from _repeated(subject, actual, "when a forward without grad ran before its backward")
+    found = list(_repeated(subject, actual, "when a forward without grad ran before its backward"))
+    yield from found or _reseeded(subject)
+
+
+def _reseeded(subject: Subject) -> Iterator[Finding]:
+    """Whether a pass leaves torch's random state the same wherever it started from: it sets a global seed."""
+    ends = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        subject.gradients()
+        ends.append(torch.get_rng_state())
+    if torch.equal(*ends):
+        yield fail(
+            "a pass sets torch's global seed: what draws random numbers after it draws the same ones each time",
+            cause="torch.manual_seed inside forward or backward",
+            fix="draw from a torch.Generator of its own, or take the mask as an input",
+        )
 
 
 def _repeated(subject: Subject, actual: Gradients, words: str) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from manual_backprop.validation.audit import functions_of
+from manual_backprop.validation.audit import functions_of, reads_raw_memory
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.differences import Slope, inner, norm, slopes
 from manual_backprop.validation.exceptions import one_line
@@ -179,7 +179,10 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
 
 def vmapped(subject: Subject) -> Iterator[Finding]:
     """MB804: vmap over each input and over all gives what a loop gives, values and gradients; so do batched gradients."""
-    plain = subject.plain
+    _ = subject.plain
+    own_rule = any(not f.generate_vmap_rule for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
+    if reads_raw_memory(subject) and not own_rule:
+        raise Skipped("NumPy or raw memory inside, which vmap cannot see through")
     asked = [i for i, need in enumerate(subject.needs) if need]
     everything = tuple(asked)
     choices = [(everything, 0), (everything, -1)] + [((i,), 0) for i in asked[:4] if len(asked) > 1]
@@ -212,7 +215,6 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
                 return
     if len(refusals) == len(choices):
         raise Skipped(f"vmap is refused loudly: {refusals[0]}")
-    _ = plain
 
 
 def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
@@ -269,8 +271,9 @@ def func(subject: Subject) -> Iterator[Finding]:
     ways: list[tuple[str, Callable[[], Sequence[Tensor]]]] = [
         ("torch.func.vjp", lambda: torch.func.vjp(chosen, *values)[1](given)),
         ("torch.func.grad", lambda: torch.func.grad(contracted, argnums=tuple(range(len(asked))))(*values)),
-        ("batched gradients", lambda: _batched(subject)),
     ]
+    if not reads_raw_memory(subject):
+        ways.append(("batched gradients", lambda: _batched(subject)))
     if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(c.is_complex() for c in given):
         ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values, given)))
     refusals = []
