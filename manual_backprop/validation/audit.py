@@ -116,6 +116,8 @@ def reads_raw_memory(subject: Subject) -> bool:
         return call
 
     with contextlib.ExitStack() as stack:
+        data = Tensor.data
+        stack.enter_context(_replaced_method(Tensor, "data", property(watched("data", data.__get__), data.__set__)))  # type: ignore[attr-defined]
         for name in RAW:
             stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
         with contextlib.suppress(Broken):
@@ -125,7 +127,7 @@ def reads_raw_memory(subject: Subject) -> bool:
 
 
 @contextlib.contextmanager
-def _replaced_method(owner: type, name: str, method: Callable[..., Any]) -> Iterator[None]:
+def _replaced_method(owner: type, name: str, method: Any) -> Iterator[None]:
     own, before = name in vars(owner), vars(owner).get(name)
     setattr(owner, name, method)
     try:

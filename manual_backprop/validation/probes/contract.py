@@ -138,9 +138,17 @@ def finite(subject: Subject) -> Iterator[Finding]:
 
 def alias(subject: Subject) -> Iterator[Finding]:
     """MB207: changing a returned gradient changes nothing else, and a later pass does not change it."""
+    ones = [None if c is None else torch.ones_like(c) for c in subject.plain.cotangents]
+    found = list(_memory_of_others(subject, subject.plain.cotangents)) or list(_memory_of_others(subject, ones))
+    found = found or list(_buffer_reused(subject))
+    if not found and functions_of(subject.run().outputs):
+        found = list(_leaves_share(subject))
+    yield from found
+
+
+def _memory_of_others(subject: Subject, cotangents: list[Any]) -> Iterator[Finding]:
     graph = subject.run()
-    cotangents = subject.plain.cotangents
-    gradients = [g for g in subject.differentiate(graph, cotangents, retain_graph=True) if g is not None]
+    gradients = [g for g in subject.differentiate(graph, cotangents) if g is not None]
     if any(g.layout != torch.strided for g in gradients):
         raise Skipped("a sparse gradient")
     kept = [*graph.leaves, *graph.outputs]
@@ -157,9 +165,6 @@ def alias(subject: Subject) -> Iterator[Finding]:
                 cause="backward returns a saved tensor (or a view of it) as it is",
                 fix="return a new tensor: multiply by grad_output, or clone",
             )
-    yield from _buffer_reused(subject)
-    if functions_of(graph.outputs):
-        yield from _leaves_share(subject)
 
 
 def _buffer_reused(subject: Subject) -> Iterator[Finding]:

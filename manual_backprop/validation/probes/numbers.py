@@ -102,15 +102,16 @@ def _errors(truth: Subject, values: list[Tensor], given: list[Any], exact: Gradi
 
 def _over_budget(subject: Subject, actual: Gradients, exact: Exact, dtype: torch.dtype) -> Iterator[Finding]:
     overall = max([largest(e) for e in exact.gradients], default=0.0)
-    for slot, (a, e) in enumerate(zip(actual, exact.gradients, strict=True)):
+    for slot, (given, e) in enumerate(zip(actual, exact.gradients, strict=True)):
         if e is None or not subject.needs[slot]:
             continue
+        a = given.to_dense() if given is not None and given.layout != torch.strided else given
         # Beyond the range of the dtype, and where the exact one is not finite, nothing is asked.
         expected = torch.where(wide(e).abs() < 0.1 * torch.finfo(dtype).max, wide(e), torch.nan)
         if dtype == torch.float16 and exact.eager is None and a is not None:
             # In that narrow range an intermediate may overflow in eager torch too; NaN among small numbers may not.
             overflow = a.isinf() | (a.isnan() & (expected.abs() > 100))
-            expected = torch.where(overflow.to_dense() if overflow.is_sparse else overflow, torch.nan, expected)
+            expected = torch.where(overflow, torch.nan, expected)
         rounding = max(epsilon(dtype) * largest(expected), exact.noise[slot], 0.1 * epsilon(dtype) * overall)
         rounding += float(torch.finfo(dtype).tiny)
         allowed = BUDGET[dtype] * rounding
