@@ -5,9 +5,13 @@ marked ``# wrong``; every right one does something that makes careless checks ra
 """
 
 from manual_backprop.validation.zoo import (  # noqa: F401  (each adds its entries)
+    attention,
+    convolution,
     linear,
     losses,
+    normalisation,
     pointwise,
+    products,
     right_layers,
 )
 from manual_backprop.validation.zoo.entry import Entry as Entry

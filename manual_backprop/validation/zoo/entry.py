@@ -45,17 +45,18 @@ registry: list[Entry] = []
 
 
 def wrong(name: str, operation: str, inputs: Inputs, *codes: str, **options: Any) -> Callable[[F], F]:
-    """Class decorator: add a wrong Function, whose docstring is the mistake, to be caught by one of `codes`."""
+    """Decorator: add a wrong Function, to be caught by one of `codes`; its docstring (or `mistake`) is the mistake."""
 
     def add(function: F) -> F:
-        registry.append(Entry(name, operation, function, inputs, codes, function.__doc__ or "", **options))
+        mistake = options.pop("mistake", function.__doc__)
+        registry.append(Entry(name, operation, function, inputs, codes, mistake, **options))
         return function
 
     return add
 
 
 def right(name: str, operation: str, inputs: Inputs, **options: Any) -> Callable[[F], F]:
-    """Class decorator: add a right Function, whose docstring says what is delicate about it."""
+    """Decorator: add a right Function, whose docstring says what is delicate about it."""
     return wrong(name, operation, inputs, **options)
 
 

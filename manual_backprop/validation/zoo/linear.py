@@ -171,17 +171,17 @@ class LinearReturnsFloat32(Linear):
         return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0, dtype=torch.float32)  # wrong: the dtype
 
 
-@wrong("linear-sums-chunks-in-bfloat16", "linear", draw((2048, 3), (5, 3), (5,)), "MB602", reference=F.linear,
+@wrong("linear-sums-samples-in-bfloat16", "linear", draw((256, 2), (3, 2), (3,)), "MB602", reference=F.linear,
        source="linkedin/Liger-Kernel PR#950")  # fmt: skip
-class LinearChunked(Linear):
-    """The weight's gradient is added up chunk by chunk in the dtype that came in; bfloat16 has eight bits for that."""
+class LinearSampleBySample(Linear):
+    """The weight's gradient is added up sample by sample in the dtype that came in; bfloat16 has eight bits for that."""
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
         input, weight = ctx.saved_tensors
         grad_weight = torch.zeros_like(weight)  # wrong: at least float32
-        for chunk, error in zip(input.split(8), grad_output.split(8), strict=True):
-            grad_weight = grad_weight + error.mT @ chunk
+        for sample, error in zip(input.split(1), grad_output.split(1), strict=True):
+            grad_weight = grad_weight + error.mT @ sample
         return grad_output @ weight, grad_weight, grad_output.sum(0)
 
 

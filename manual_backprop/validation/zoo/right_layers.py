@@ -78,7 +78,6 @@ def linear_without_bias(input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return LinearFunction.apply(input, weight, bias)
 
 
-@right("right-module-with-parameters", "linear", draw((4, 3)), batch_dim=0)
 class LinearModule(nn.Module):
     """A module: its parameters are inputs too."""
 
@@ -88,6 +87,9 @@ class LinearModule(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return torch.tanh(LinearFunction.apply(input, self.weight, self.bias))
+
+
+right("right-module-with-parameters", "linear", draw((4, 3)), batch_dim=0)(LinearModule())
 
 
 class LinearLeakyReluFunction(Function):
@@ -112,7 +114,9 @@ def leaky_relu(input: Tensor, slope: float) -> Tensor:
     return LinearLeakyReluFunction.apply(input, slope)
 
 
-right("right-partial", "leaky_relu", draw((4, 3)), batch_dim=0)(partial(leaky_relu, slope=0.2))
+right("right-partial", "leaky_relu", draw((4, 3)), batch_dim=0, mistake="An argument is bound.")(
+    partial(leaky_relu, slope=0.2)
+)
 
 
 @right("right-composed-of-functions", "linear_leaky_relu", draw((4, 3), (5, 3), (5,), (2, 5), (2,)), batch_dim=0)
