@@ -7,9 +7,11 @@ marked ``# wrong``; every right one does something that makes careless checks ra
 from manual_backprop.validation.zoo import (  # noqa: F401  (each adds its entries)
     attention,
     convolution,
+    indexing,
     linear,
     losses,
     normalisation,
+    outputs,
     pointwise,
     products,
     right_layers,
