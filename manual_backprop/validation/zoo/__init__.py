@@ -8,6 +8,7 @@ from manual_backprop.validation.zoo import (  # noqa: F401  (each adds its entri
     attention,
     convolution,
     indexing,
+    layout,
     linear,
     losses,
     normalisation,
@@ -15,6 +16,9 @@ from manual_backprop.validation.zoo import (  # noqa: F401  (each adds its entri
     pointwise,
     products,
     right_layers,
+    runtime,
+    state,
+    transforms,
 )
 from manual_backprop.validation.zoo.entry import Entry as Entry
 from manual_backprop.validation.zoo.entry import registry

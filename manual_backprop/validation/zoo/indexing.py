@@ -87,7 +87,8 @@ class EmbeddingSparse(Embedding):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
         (index,) = ctx.saved_tensors
-        return None, torch.sparse_coo_tensor(index.unsqueeze(0), grad_output, ctx.shape)  # wrong: .to_dense()
+        where = index.unsqueeze(0)
+        return None, torch.sparse_coo_tensor(where, grad_output, ctx.shape, check_invariants=True)  # wrong: .to_dense()
 
 
 @wrong("index-add-alpha-forgotten", "index_add", draw((4, 3), torch.tensor([0, 2, 2]), (3, 3), 0.5), "MB101")

@@ -174,7 +174,7 @@ class LinearReturnsFloat32(Linear):
 @wrong("linear-sums-samples-in-bfloat16", "linear", draw((256, 2), (3, 2), (3,)), "MB602", reference=F.linear,
        source="linkedin/Liger-Kernel PR#950")  # fmt: skip
 class LinearSampleBySample(Linear):
-    """The weight's gradient is added up sample by sample in the dtype that came in; bfloat16 has eight bits for that."""
+    """The weight's gradient is added up sample by sample in the dtype that came in; bfloat16 has eight bits."""
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:

@@ -73,9 +73,9 @@ class Moments(Function):
         return grad_mean.expand(ctx.count, -1) / ctx.count  # wrong: the variance's share
 
 
-@wrong("moments-variance-marked-as-constant", "var_mean", draw((4, 3)), "MB211", "MB101",
+@wrong("max-value-marked-as-constant", "max", draw((4, 3)), "MB211", "MB101",
        source="hao-ai-lab/FastVideo PR#1388")  # fmt: skip
-class MomentsMarked(Function):
+class MaxMarked(Function):
     """The wrong one of the outputs is marked as not differentiable: the index should be, the value is."""
 
     @staticmethod
@@ -173,7 +173,7 @@ class ComplexMatMul(Function):
 
 @wrong("complex-phase-gradient-stays-complex", "complex_exp", draw((4, 3)), "MB204")
 class Phase(Function):
-    """exp(iφ) of a real φ: what goes back to φ is real, which the engine sees to."""
+    """exp(iφ) of a real φ: what goes back to φ is real."""
 
     @staticmethod
     def forward(ctx: Any, phi: Tensor) -> Tensor:
