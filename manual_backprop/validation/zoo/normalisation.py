@@ -165,7 +165,7 @@ class RMSNormHalf(RMSNorm):
 
 
 def normalize(input: Tensor) -> Tensor:
-    return F.normalize(input, dim=-1)
+    return F.normalize(input, dim=-1, eps=0.1)
 
 
 class Normalize(Function):
@@ -194,7 +194,7 @@ class NormalizeZero(Normalize):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
-        norm = input.norm(dim=-1, keepdim=True)  # wrong: clamp_min(1e-12)
+        norm = input.norm(dim=-1, keepdim=True)  # wrong: clamp_min(0.1)
         unit = input / norm
         return (grad_output - unit * (unit * grad_output).sum(-1, keepdim=True)) / norm
 

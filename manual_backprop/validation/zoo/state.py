@@ -247,23 +247,21 @@ class MultiplyUnpacksTwice(Function):
         return grad_output * ctx.saved_tensors[1], grad_output * ctx.saved_tensors[0]  # wrong: a, b = ctx.saved_tensors
 
 
-_decay: dict[torch.Size, Tensor] = {}
+_masks: dict[torch.Size, Tensor] = {}
 
 
-@wrong("decay-table-of-the-first-call", "decay", draw((4, 3), 0.9), "MB511", "MB901")
-class Decay(Function):
-    """A table is cached by its size, and not by the rate that it was made with."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, rate: float) -> Tensor:
-        ctx.rate = rate
-        return input * rate ** torch.arange(len(input), device=input.device, dtype=input.dtype).unsqueeze(1)
+@wrong("relu-mask-of-the-first-call", "relu", ANY, "MB511", "MB505", "MB101")
+class ReluMaskCached(Function):
+    """The mask is kept for inputs of the same shape, as one may keep a causal mask; this one depends on the values."""
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        steps = torch.arange(len(grad_output), device=grad_output.device, dtype=grad_output.dtype)
-        table = _decay.setdefault(grad_output.shape, ctx.rate ** steps.unsqueeze(1) * grad_output.sign().abs())
-        return grad_output * table, None  # wrong: the table was made for another call
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.mask = _masks.setdefault(input.shape, input.detach() > 0)  # wrong: input > 0
+        return input.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        return grad_output * ctx.mask
 
 
 _steps = [0]

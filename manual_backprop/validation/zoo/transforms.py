@@ -1,4 +1,4 @@
-"""Wrong ones: second derivatives, forward mode, vmap, torch.func, torch.compile, threads, autocast, and odd shapes."""
+"""Wrong ones: second derivatives, forward mode, vmap, torch.func, torch.compile."""
 
 from typing import Any
 
@@ -96,7 +96,7 @@ class SquareBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_grad: Tensor) -> Grads:
-        grad_output, input = ctx.saved_tensors
+        _grad_output, input = ctx.saved_tensors
         return 2 * input * grad_grad, 2 * input * grad_grad  # wrong: 2 * grad_output * grad_grad
 
 
