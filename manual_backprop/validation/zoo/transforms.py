@@ -210,7 +210,7 @@ class DerivativeInForward(Function):
 
 @wrong("sine-derivative-only-if-requires-grad", "sin", ANY, "MB805")
 def sine_with_derivative(input: Tensor) -> Tensor:
-    """The derivative is computed in the forward where the input requires grad; under torch.func none says that it does."""
+    """The derivative is computed in the forward if the input requires grad; under torch.func none says that it does."""
     return DerivativeInForward.apply(input)[0]
 
 
