@@ -45,13 +45,13 @@ def test_wrong_one_is_wrong(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", WRONG, ids=lambda entry: entry.name)
 def test_wrong_one_has_a_right_forward(entry: Entry) -> None:
-    """The forward is repeatable, finite, and the reference's where there is one."""
+    """The forward is repeatable, finite, and the reference's where there is one, but for the entry of MB103."""
     outputs, again = call(entry.function, entry.inputs()), call(entry.function, entry.inputs())
     assert outputs
     for output, repeated in zip(outputs, again, strict=True):
         torch.testing.assert_close(output, repeated, rtol=0, atol=0)
         assert output.isfinite().all()
-    if entry.reference:
+    if entry.reference and entry.codes != ("MB103",):
         torch.testing.assert_close(outputs[0], entry.reference(*entry.inputs()))
 
 
@@ -86,7 +86,7 @@ def test_there_are_enough() -> None:
 
 
 def test_every_code_that_a_wrong_backward_can_show_on_a_cpu_has_an_entry() -> None:
-    """MB103 is a wrong forward, MB209 a waste and no mistake, MB903 wants a second device."""
+    """MB209 a waste and no mistake, MB903 wants a second device."""
     assert {code for entry in WRONG for code in entry.codes} == PROOFS.keys()
     assert {code[2] for code in PROOFS} == set("123456789")
 
