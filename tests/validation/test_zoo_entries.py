@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from zoo_calls import call, callable_of
-from zoo_proofs import PROOFS
+from tests.validation.zoo_calls import call, callable_of
+from tests.validation.zoo_proofs import PROOFS
 
 from manual_backprop.validation.zoo import ENTRIES, RIGHT, WRONG
 from manual_backprop.validation.zoo.entry import Entry

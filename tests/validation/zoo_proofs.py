@@ -11,7 +11,7 @@ import zoo_proofs_of_transforms as transforms
 import zoo_proofs_of_use as use
 import zoo_proofs_of_values as values
 from torch import Tensor
-from zoo_calls import raw
+from tests.validation.zoo_calls import raw
 
 from manual_backprop.validation.zoo.entry import Entry
 

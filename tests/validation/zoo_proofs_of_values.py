@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
-from zoo_calls import call, callable_of, differ, leaves, raises_or, raw, signed, vjp
+from tests.validation.zoo_calls import call, callable_of, differ, leaves, raises_or, raw, signed, vjp
 
 from manual_backprop.validation.zoo.entry import Entry
 
