@@ -107,5 +107,3 @@ class CostFunction(Function):
         if ctx.needs_input_grad[1]:
             grad_target = grad_output * ctx.cost.target_derivative(input, target)
         return grad_input, grad_target, None
-
-

@@ -114,9 +114,7 @@ class Network:
     def update(self, x: Tensor, y: Tensor, learning_rate: float) -> None:
         """One step of gradient descent on one mini-batch: w → w − η ∂C/∂w and b → b − η ∂C/∂b."""
         gradients = self.backprop(x, y)
-        for parameter, gradient in zip(
-            self.weights + self.biases, gradients.weights + gradients.biases, strict=True
-        ):
+        for parameter, gradient in zip(self.weights + self.biases, gradients.weights + gradients.biases, strict=True):
             parameter.sub_(gradient, alpha=learning_rate)
 
     def sgd(

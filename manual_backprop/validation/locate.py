@@ -48,7 +48,10 @@ def _located(oracle: Oracle, elements: Elements, setting: str) -> Finding:
     value, slot = oracle.values[elements.slot], elements.slot
     complete = len(elements.where) == value.numel()
     shape = value.shape if complete else torch.Size([len(elements.where)])
-    expected, actual = torch.tensor(elements.expected, dtype=torch.complex128), torch.tensor(elements.actual, dtype=torch.complex128)
+    expected, actual = (
+        torch.tensor(elements.expected, dtype=torch.complex128),
+        torch.tensor(elements.actual, dtype=torch.complex128),
+    )
     if not value.is_complex():
         expected, actual = expected.real, actual.real
     wrong = torch.tensor([verdict == "wrong" for verdict in elements.verdicts]).reshape(shape)
@@ -69,7 +72,9 @@ def _located(oracle: Oracle, elements: Elements, setting: str) -> Finding:
 def _placed(finding: Finding, index: tuple[int, ...]) -> Finding:
     from dataclasses import replace
 
-    place = f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
+    place = (
+        f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
+    )
     return replace(finding, index=index, details=(place, *finding.details[1:]))
 
 

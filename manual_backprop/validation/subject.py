@@ -186,6 +186,11 @@ class Subject:
         gradients = self.differentiate(graph, cotangents)
         return Plain(outputs, cotangents, [None if g is None else g.detach().clone() for g in gradients])
 
+    @property
+    def large(self) -> bool:
+        """Whether one pass takes long enough for the probes to ask fewer questions of each kind."""
+        return sum(value.numel() for value in self.values) > 100_000
+
     @functools.cached_property
     def targets(self) -> list[int]:
         """The numbers of the outputs that can be differentiated."""
@@ -281,7 +286,9 @@ class Subject:
         outputs; float64 where there is none."""
         found = torch.float64
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            rounded = [_through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)]
+            rounded = [
+                _through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)
+            ]
             if not _changed(rounded, self.values):
                 continue  # the sample is of few bits itself
             try:

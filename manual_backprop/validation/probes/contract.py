@@ -277,9 +277,7 @@ def undefined(subject: Subject) -> Iterator[Finding]:
     targets = subject.targets
     for target in targets if len(targets) > 1 else []:
         alone = [c if i == target else None for i, c in enumerate(subject.plain.cotangents)]
-        zeros = [
-            c if i == target or c is None else torch.zeros_like(c) for i, c in enumerate(subject.plain.cotangents)
-        ]
+        zeros = [c if i == target or c is None else torch.zeros_like(c) for i, c in enumerate(subject.plain.cotangents)]
         try:
             actual = subject.gradients(cotangents=alone)
         except Broken as broken:
@@ -392,9 +390,9 @@ def no_grad(subject: Subject) -> Iterator[Finding]:
 
 
 def _audit(subject: Subject) -> Audit:
-    if "audit" not in subject.memo:
-        subject.memo["audit"] = audited(subject)
-    audit: Audit = subject.memo["audit"]
+    audit: Audit = subject.memo.get("audit") or audited(subject)
+    if not subject.large:
+        subject.memo["audit"] = audit
     if not audit.functions:
         raise Skipped("no autograd.Function in the graph")
     return audit

@@ -89,9 +89,7 @@ def sparse(subject: Subject) -> Iterator[Finding]:
 def _scaled(subject: Subject, c: float, message: str) -> Iterator[Finding]:
     given = [None if g is None else c * g for g in subject.plain.cotangents]
     expected = [None if g is None else c * g for g in subject.plain.gradients]
-    yield from differing(
-        subject, subject.gradients(cotangents=given), expected, message, scale=abs(c), **_words()
-    )
+    yield from differing(subject, subject.gradients(cotangents=given), expected, message, scale=abs(c), **_words())
 
 
 def _words() -> dict[str, str]:
@@ -99,9 +97,7 @@ def _words() -> dict[str, str]:
 
 
 def _only(cotangents: Cotangents, keep: Callable[..., bool]) -> list[Tensor | None]:
-    return [
-        None if c is None else c if keep(i) else torch.zeros_like(c) for i, c in enumerate(cotangents)
-    ]
+    return [None if c is None else c if keep(i) else torch.zeros_like(c) for i, c in enumerate(cotangents)]
 
 
 def _sum(*parts: Gradients) -> Gradients:

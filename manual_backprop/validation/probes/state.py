@@ -124,7 +124,10 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
             tell = warn if raised_on_purpose(broken.error) else fail
             yield tell(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
             return
-        words = {"cause": "backward changes or caches what it works with", "fix": "let backward depend on saved tensors"}
+        words = {
+            "cause": "backward changes or caches what it works with",
+            "fix": "let backward depend on saved tensors",
+        }
         message = f"the gradient of {{name}} is another in backward number {number + 1} over one graph"
         found = list(differing(subject, actual, wanted, message, **_exactly(subject), **words))
         yield from found
@@ -220,7 +223,8 @@ def version(subject: Subject) -> Iterator[Finding]:
     if not hand_written(subject.run().outputs):
         raise Skipped("no hand-written backward in the graph")
     candidates: list[tuple[str, Callable[[Graph], Tensor]]] = [
-        (f"output {i}", lambda graph, i=i: graph.outputs[i]) for i in subject.targets  # type: ignore[misc]
+        (f"output {i}", lambda graph, i=i: graph.outputs[i])
+        for i in subject.targets  # type: ignore[misc]
     ]
     if not subject.in_place:
         candidates += [
@@ -260,7 +264,7 @@ def hooks(subject: Subject) -> Iterator[Finding]:
         return packed[0].clone()
 
     # Numbers that no pass has seen: what a cache knows from an earlier one would be right by chance.
-    values = subject.elsewhere("offloaded")
+    values = [1.01 * v if need else v for v, need in zip(subject.elsewhere("offloaded"), subject.needs, strict=True)]
     with saved_tensors_hooks(pack, unpack):
         graph = subject.run(values)
         actual = subject.differentiate(graph, subject.plain.cotangents)
@@ -318,7 +322,7 @@ def global_state(subject: Subject) -> Iterator[Finding]:
 
 def _right_elsewhere(subject: Subject) -> Iterator[Finding]:
     """What the first pass left behind (a mask, a buffer) may be right for the first sample alone."""
-    if not subject.trusted or not hand_written(subject.run().outputs):
+    if subject.large or not subject.trusted or not hand_written(subject.run().outputs):
         return
     try:
         if oracle_of(subject).verdict() != "right":

@@ -20,7 +20,9 @@ from manual_backprop.validation.tolerances import SAME_RTOL, mismatch
 
 Tensors = list[Tensor]
 
-DIFFERENTIABLE = "write backward in differentiable torch operations, save inputs and outputs only, no once_differentiable"
+DIFFERENTIABLE = (
+    "write backward in differentiable torch operations, save inputs and outputs only, no once_differentiable"
+)
 
 
 def double_backward(subject: Subject) -> Iterator[Finding]:
@@ -99,7 +101,8 @@ def _second_order(
     cause = "the gradient is cut off from the graph: " if silent else ""
     yield fail(
         f"{what}: the derivative by {', '.join(names[i] for i in wrong or everywhere)} is wrong, without an error",
-        cause=cause + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
+        cause=cause
+        + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
         fix=DIFFERENTIABLE,
         expected=slope.central,
         actual=by,
@@ -184,19 +187,22 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
     if reads_raw_memory(subject) and not own_rule:
         raise Skipped("NumPy or raw memory inside, which vmap cannot see through")
     asked = [i for i, need in enumerate(subject.needs) if need]
-    everything = tuple(asked)
-    choices = [(everything, 0), (everything, -1)] + [((i,), 0) for i in asked[:4] if len(asked) > 1]
+    everything, count = tuple(asked), len(asked)
+    choices = [(everything, (0,) * count), (everything, (-1,) * count)]
+    if count > 1:
+        choices += [(everything, tuple(-(k % 2) for k in range(count)))] + [((i,), (0,)) for i in asked[:4]]
+    choices = choices[:1] if subject.large else choices
     near = subject.nearby("vmap")
     refusals = []
-    for chosen, axis in choices:
+    for chosen, axes in choices:
         samples = [subject.values, [near[i] if i in chosen else v for i, v in enumerate(subject.values)]]
         expected = [_pass(subject, sample) for sample in samples]
         try:
-            outputs, gradients = _vmap(subject, samples, chosen, axis)
+            outputs, gradients = _vmap(subject, samples, chosen, axes)
         except Exception as error:
             refusals.append(one_line(error))
             continue
-        setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axis})"
+        setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axes})"
         for number, (sample_outputs, wanted) in enumerate(expected):
             values = [o[number] for o in outputs]
             bad = [i for i, (a, b) in enumerate(zip(values, sample_outputs, strict=True))
@@ -222,9 +228,11 @@ def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
     return graph.outputs, subject.differentiate(graph, subject.cotangents(graph.outputs))
 
 
-def _vmap(subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axis: int) -> tuple[Tensors, Gradients]:
+def _vmap(
+    subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[Tensors, Gradients]:
     stacked = {}
-    for i in chosen:
+    for i, axis in zip(chosen, axes, strict=True):
         pair = torch.stack([sample[i] for sample in samples])
         pair = pair.movedim(0, -1).contiguous() if axis else pair
         stacked[i] = pair.detach().requires_grad_()
@@ -235,17 +243,15 @@ def _vmap(subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axi
             values[i] = part
         return tuple(subject.call(values))
 
-    outputs = list(torch.func.vmap(one, in_dims=axis)(*stacked.values()))
+    outputs = list(torch.func.vmap(one, in_dims=axes)(*stacked.values()))
     given = [
         None if c is None or not o.requires_grad else torch.stack([c, c])
         for o, c in zip(outputs, subject.plain.cotangents, strict=True)
     ]
     pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if c is not None]
-    found = torch.autograd.grad(
-        [o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True
-    )
+    found = torch.autograd.grad([o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True)
     gradients: Gradients = [None] * len(samples[0])
-    for i, gradient in zip(chosen, found, strict=True):
+    for i, axis, gradient in zip(chosen, axes, found, strict=True):
         gradients[i] = gradient.movedim(-1, 0) if gradient is not None and axis else gradient
     return outputs, gradients
 
@@ -274,7 +280,9 @@ def func(subject: Subject) -> Iterator[Finding]:
     ]
     if not reads_raw_memory(subject):
         ways.append(("batched gradients", lambda: _batched(subject)))
-    if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(c.is_complex() for c in given):
+    if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(
+        c.is_complex() for c in given
+    ):
         ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values, given)))
     refusals = []
     for name, way in ways:
