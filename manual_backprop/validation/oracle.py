@@ -157,7 +157,7 @@ class Oracle:
     def _slope_at(self, slot: int, place: int, step: complex) -> Slope:
         value = self.values[slot]
         unit = torch.zeros(value.numel(), dtype=value.dtype, device=value.device)
-        unit[place] = step
+        unit[place] = step  # type: ignore[assignment]
         direction: list[Tensor | None] = [None] * len(self.values)
         direction[slot] = unit.reshape(value.shape)
         return _divided(self.slope(direction), abs(step))

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from manual_backprop.validation.exceptions import one_line, where
+from manual_backprop.validation.naming import name_of
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped, select
 from manual_backprop.validation.probes import PROBES
 from manual_backprop.validation.report import STATUSES, Finding, Report, fail
-from manual_backprop.validation.subject import Broken, Subject, name_of
+from manual_backprop.validation.subject import Broken, Subject
 
 Progress = Callable[[Probe, int, int], None]
 

@@ -1,5 +1,6 @@
 """MB1xx: is it the derivative? Against the reference, finite differences, and the order of the Taylor remainder."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -71,7 +72,7 @@ def taylor(subject: Subject) -> Iterator[Finding]:
     ahead, behind = sides
     orders = [
         math.log2(abs(a / b)) / 2
-        for a, b in zip(ahead, ahead[1:], strict=False)
+        for a, b in itertools.pairwise(ahead)
         if math.isfinite(a) and math.isfinite(b) and min(abs(a), abs(b)) > 10 * rounding
     ]
     # Per unit of h the remainder of a wrong gradient is the same constant from both sides; at a kink it is not.

@@ -56,8 +56,11 @@ def precision(dtype: torch.dtype) -> Callable[[Subject], Iterator[Finding]]:
         except Broken as broken:
             if raised_on_purpose(broken.error) or any(words in str(broken) for words in NOT_SUPPORTED):
                 raise Skipped(f"backward refuses {dtype}: {broken.error}") from broken
-            yield fail(f"backward raises in {dtype}, where forward runs: {broken.error}",
-                       cause="tensors of two dtypes meet", fix=f"make constants in the dtype of grad_output")  # fmt: skip
+            yield fail(
+                f"backward raises in {dtype}, where forward runs: {broken.error}",
+                cause="tensors of two dtypes meet",
+                fix="make constants in the dtype of grad_output",
+            )
             return
         yield from _over_budget(subject, actual, _exact(subject, values, given, dtype), dtype)
 
@@ -127,14 +130,13 @@ def _over_budget(subject: Subject, actual: Gradients, exact: Exact, dtype: torch
         if found is not None:
             e_, a_ = found.numbers
             times = abs(a_ - e_) / (epsilon(dtype) * max(largest(expected), 1e-300))
-            yield wrong_gradient(
-                subject, slot, found, f"the gradient of {{name}} in {dtype} is {times:.3g} roundings away from float64's",
-                f"only in {dtype}", fix="accumulate and multiply in the dtype of the tensors, or in float32",
-            )  # fmt: skip
+            message = f"the gradient of {{name}} in {dtype} is {times:.3g} roundings away from float64's"
+            fix = "accumulate and multiply in the dtype of the tensors, or in float32"
+            yield wrong_gradient(subject, slot, found, message, f"only in {dtype}", fix=fix)
 
 
 def saturated(subject: Subject) -> Iterator[Finding]:
-    """MB604: far out on either side (±1e2, ±1e4) no NaN or infinity where the derivative is finite, and no wrong value."""
+    """MB604: far out on either side (±1e2, ±1e4) no NaN where the derivative is finite, and no wrong value."""
     _written_by_hand(subject)
     yield from _at_extremes(subject, (1e1, 1e2, 1e4), "for inputs of size {:g}")
 

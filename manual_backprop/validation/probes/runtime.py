@@ -4,6 +4,7 @@ import copy
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -20,7 +21,10 @@ def repeat(subject: Subject) -> Iterator[Finding]:
     _ = subject.plain
     for _ in range(4):
         message = "the gradient of {name} is another when the same call is repeated"
-        words = {"cause": "noise, uninitialised memory, or state between calls", "fix": "make backward deterministic"}
+        words: dict[str, Any] = {
+            "cause": "noise, uninitialised memory, or state between calls",
+            "fix": "make backward deterministic",
+        }
         still = [0.0] * len(subject.slots)
         found = list(differing(subject, subject.gradients(), subject.plain.gradients, message, noise=still, **words))
         yield from found
@@ -56,7 +60,7 @@ def threads(subject: Subject) -> Iterator[Finding]:
             f"it raises in threads: {real_errors[0]}", cause="state shared between threads", fix="keep it on ctx"
         )
         return
-    words = {
+    words: dict[str, Any] = {
         "cause": "state shared between threads: a module global, a class attribute, a buffer",
         "fix": "keep it on ctx",
     }

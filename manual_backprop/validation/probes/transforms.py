@@ -1,4 +1,4 @@
-"""MB8xx: double backward, gradient penalty, forward mode, vmap, torch.func. What refuses loudly is a skip, with its words."""
+"""MB8xx: double backward, gradient penalty, forward mode, vmap, torch.func. What refuses loudly is a skip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -55,7 +55,8 @@ def gradient_penalty(subject: Subject) -> Iterator[Finding]:
         asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
         total = sum(part.sum() for part in parts)
         try:
-            found = iter(torch.autograd.grad(total, asked, allow_unused=True, create_graph=create_graph))
+            given_up = torch.autograd.grad(torch.as_tensor(total), asked, allow_unused=True, create_graph=create_graph)
+            found = iter(given_up)
         except Exception as error:
             raise Broken("backward", error) from error
         given = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
@@ -80,7 +81,8 @@ def _second_order(
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
         silent = not (isinstance(loss, Tensor) and loss.requires_grad)
         if not silent:
-            torch.autograd.backward(loss)  # autograd.grad would not visit the node by which once_differentiable refuses
+            # autograd.grad would not visit the node by which once_differentiable refuses.
+            torch.autograd.backward(torch.as_tensor(loss))
     except Exception as error:
         raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
     if not bool(all(g.isfinite().all() for g in first)):
@@ -158,13 +160,12 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
             ]
             moved = [forward_ad.unpack_dual(output).tangent for output in subject.call(duals)]
     except Exception as error:
-        own = [f for f in functions_of(subject.run().outputs) if f.jvp is not torch.autograd.Function.jvp]  # type: ignore[attr-defined]
+        own = _with_jvp(subject)
         if own and not isinstance(error, NotImplementedError):
             yield warn(f"{own[0].__name__}.jvp raises: {one_line(error)}", cause="jvp", fix="let it run, or drop it")
             return
         raise Skipped(f"forward mode is refused loudly: {one_line(error)}") from error
-    own = any(f.jvp is not torch.autograd.Function.jvp for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
-    if all(t is None for t in moved) and not own:
+    if all(t is None for t in moved) and not _with_jvp(subject):
         raise Skipped("forward mode gives no tangents")
     ahead = sum(inner(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)
     back = sum(inner(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
@@ -180,8 +181,13 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _with_jvp(subject: Subject) -> list[type]:
+    default = torch.autograd.Function.jvp
+    return [f for f in functions_of(subject.run().outputs) if f.jvp is not default]  # type: ignore[attr-defined]
+
+
 def vmapped(subject: Subject) -> Iterator[Finding]:
-    """MB804: vmap over each input and over all gives what a loop gives, values and gradients; so do batched gradients."""
+    """MB804: vmap over each input and over all gives what a loop gives, values and gradients."""
     _ = subject.plain
     own_rule = any(not f.generate_vmap_rule for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
     if reads_raw_memory(subject) and not own_rule:
