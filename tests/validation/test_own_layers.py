@@ -5,7 +5,6 @@ import torch
 
 import manual_backprop as mb
 from manual_backprop import functional as F
-from manual_backprop.activations import sigmoid
 
 FLOAT64 = torch.float64
 
@@ -36,11 +35,6 @@ LAYER = drawn((5, 4), (3, 4), (3,))
 CASES = {
     "linear": (F.linear, LAYER, torch.nn.functional.linear),
     "linear_sigmoid": (F.linear_sigmoid, LAYER, torch_of(torch.sigmoid)),
-    "linear_sigmoid of a Function": (
-        lambda *operands: mb.functions.LinearActivationFunction.apply(*operands, sigmoid),
-        LAYER,
-        torch_of(torch.sigmoid),
-    ),
     "linear_sigmoid without bias": (F.linear_sigmoid, LAYER[:2], torch_of(torch.sigmoid)),
     "linear_sigmoid of rank 3": (F.linear_sigmoid, drawn((2, 3, 4), (3, 4), (3,)), torch_of(torch.sigmoid)),
     "linear_tanh": (F.linear_tanh, LAYER, torch_of(torch.tanh)),
