@@ -30,6 +30,7 @@ class Finding:
         expected, actual: the two numbers at `index`.
         repro: the call that reproduces exactly this finding.
         seconds: what the probe took.
+        follows: code of the failure that this one most likely follows from (see `consequences`); empty for a root.
     """
 
     status: Status
@@ -47,11 +48,14 @@ class Finding:
     code: str = ""
     check: str = ""
     family: str = ""
+    follows: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.status.upper()} {self.code} {self.family}: {self.message}"]
         lines += [f"     {line}" for line in self.details]
-        labels = {"cause": self.cause, "fix": self.fix, "repro": self.repro if self.status != "pass" else ""}
+        reasons = {"cause": self.cause, "fix": self.fix}
+        labels = {"cause": f"most likely that of {self.follows}"} if self.follows else reasons
+        labels["repro"] = self.repro if self.status != "pass" else ""
         lines += [f"     {label:<6} {text}" for label, text in labels.items() if text]
         return "\n".join(lines)
 
@@ -113,9 +117,12 @@ class Report:
         verdict = "passed" if self.passed else f"FAILED ({len(self.failures)} findings)"
         lines = [f"{self.name}: {verdict} in {self.seconds:.2f} s, seed {self.seed}", "", *self._table()]
         shown = [finding for finding in self.findings if finding.status in ("fail", "warn", "inconclusive")]
-        shown.sort(key=lambda finding: STATUSES.index(finding.status))
+        shown.sort(key=lambda finding: (STATUSES.index(finding.status), bool(finding.follows)))
         for finding in shown:
-            lines += ["", str(finding), *self._passed_beside(finding)]
+            lines += ["", str(finding)]
+        if not self.passed:
+            passed = sorted({finding.code for finding in self._with("pass")})
+            lines += ["", f"passed: {', '.join(_ranges(passed)) or 'none'}"]
         return "\n".join(lines)
 
     def _table(self) -> list[str]:
@@ -126,12 +133,6 @@ class Report:
             counts = "".join(f"{self.count(status, family) or '.':>13}" for status in STATUSES)
             rows.append(f"{family:<12}{counts}{seconds:>10.2f}")
         return rows
-
-    def _passed_beside(self, finding: Finding) -> list[str]:
-        if finding.status != "fail":
-            return []
-        passed = sorted({other.code for other in self._with("pass")})
-        return [f"     passed {', '.join(_ranges(passed))}"] if passed else []
 
     def raise_for_failures(self) -> None:
         """Raises `ValidationError` (an AssertionError) with the report as its message, unless all is well."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from manual_backprop.validation.consequences import with_roots
 from manual_backprop.validation.exceptions import one_line, where
 from manual_backprop.validation.naming import name_of
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped, select
@@ -74,7 +75,7 @@ def validate(
             findings += [replace(finding, repro=repro) for finding in _asked(probe, subjects)]
     seconds = time.perf_counter() - started
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return Report(name_of(func), tuple(findings), seed, seconds, versions)
+    return Report(name_of(func), tuple(with_roots(findings)), seed, seconds, versions)
 
 
 def _asked(probe: Probe, subjects: Sequence[Subject]) -> list[Finding]:
