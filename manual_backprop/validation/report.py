@@ -114,6 +114,7 @@ class Report:
         return self.passed
 
     def __str__(self) -> str:
+        """A table by family, the failures with the roots first, and once, since it is the same for all, what passed."""
         verdict = "passed" if self.passed else f"FAILED ({len(self.failures)} findings)"
         lines = [f"{self.name}: {verdict} in {self.seconds:.2f} s, seed {self.seed}", "", *self._table()]
         shown = [finding for finding in self.findings if finding.status in ("fail", "warn", "inconclusive")]

@@ -21,7 +21,7 @@ def test_text_has_a_table_and_the_failure_as_designed(report: Report) -> None:
     assert "all 12 elements differ" in text
     assert "     cause  a factor 2 is missing" in text
     assert '     repro  validate(Half, inputs, only="MB101", seed=7)' in text
-    assert "passed MB301–MB304, MB306" in text
+    assert "passed: MB301–MB304, MB306" in text
 
 
 def test_json_holds_every_finding(report: Report, tmp_path) -> None:
