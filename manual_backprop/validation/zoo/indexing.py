@@ -80,17 +80,6 @@ class EmbeddingUninitialised(Embedding):
         return None, grad_weight.index_add_(0, index, grad_output)
 
 
-@wrong("embedding-returns-a-sparse-gradient", "embedding", draw(INDEX, (6, 3)), "MB205")
-class EmbeddingSparse(Embedding):
-    """A sparse gradient for a dense weight: most optimisers refuse it, and so does whatever made the weight."""
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        (index,) = ctx.saved_tensors
-        where = index.unsqueeze(0)
-        return None, torch.sparse_coo_tensor(where, grad_output, ctx.shape, check_invariants=True)  # wrong: .to_dense()
-
-
 @wrong("index-add-alpha-forgotten", "index_add", draw((4, 3), torch.tensor([0, 2, 2]), (3, 3), 0.5), "MB101")
 class IndexAdd(Function):
     """The source enters with the factor alpha."""

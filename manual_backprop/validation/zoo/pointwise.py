@@ -153,22 +153,6 @@ class PowAtZero(Function):
         return grad_base, grad_output * base**exponent * base.log()  # wrong: torch.xlogy, or 0 where base is 0
 
 
-@wrong("hypot-squares-underflow", "hypot", draw((4, 3), (4, 3)), "MB605", "MB603", "MB604")
-class Hypot(Function):
-    """Squares underflow, and overflow, long before the numbers themselves: then 0/0 or ∞/∞."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        ctx.save_for_backward(x, y)
-        return torch.hypot(x, y)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        x, y = ctx.saved_tensors
-        norm = (x**2 + y**2).sqrt()  # wrong: torch.hypot(x, y)
-        return grad_output * x / norm, grad_output * y / norm
-
-
 @wrong("gelu-approximation-in-both-directions", "gelu", ANY, "MB103", reference=F.gelu)
 class GeluApproximation(Function):
     """Forward and backward agree with each other, on the tanh approximation and not on the gelu."""

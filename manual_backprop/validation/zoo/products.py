@@ -153,7 +153,7 @@ class ScaleColumns(Function):
         return grad_output * scale, (grad_output * x).sum(1)  # wrong: .sum(0)
 
 
-@wrong("scale-one-size-breaks-the-sum", "mul", draw((4, 3), (4, 3)), "MB703", "MB203")
+@wrong("scale-one-size-breaks-the-sum", "mul", draw((4, 3), (1, 3)), "MB703", "MB203")
 class ScaleBroadcast(Function):
     """Sizes of 1 are known by squeezing them away, and then the gradient has lost an axis."""
 

@@ -153,18 +153,6 @@ class LinearSqueeze(Linear):
         return grad_output @ weight, error.mT @ input, error.sum(0)
 
 
-@wrong("linear-bias-summed-for-matrices-only", "linear", LINEAR, "MB704", batch_dim=0,
-       source="ooples/AiDotNet.Tensors#234")  # fmt: skip
-class LinearMatricesOnly(Linear):
-    """The sum over the first axis is right for matrices, too little for stacks of them, and too much for a vector."""
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        input, weight = ctx.saved_tensors
-        grad_weight = grad_output.reshape(-1, len(weight)).mT @ input.reshape(-1, weight.shape[1])
-        return grad_output @ weight, grad_weight, grad_output.sum(0)  # wrong: all axes but the last
-
-
 class Difference(Function):
     """a − 2b."""
 
