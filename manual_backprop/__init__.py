@@ -1,5 +1,7 @@
 """Write a backward pass by hand, and know that it is right."""
 
+from typing import TYPE_CHECKING, Any
+
 from manual_backprop import equations as equations
 from manual_backprop import functional as functional
 from manual_backprop import nn as nn
@@ -9,4 +11,18 @@ from manual_backprop.costs import Cost as Cost
 from manual_backprop.network import Gradients as Gradients
 from manual_backprop.network import Network as Network
 
+if TYPE_CHECKING:
+    from manual_backprop.validation import Finding as Finding
+    from manual_backprop.validation import Report as Report
+    from manual_backprop.validation import validate as validate
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The validator's names, imported when they are first used: the layers do not need it."""
+    if name in ("Finding", "Report", "validate"):
+        from manual_backprop import validation
+
+        return getattr(validation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

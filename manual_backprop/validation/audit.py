@@ -1,0 +1,174 @@
+"""What `backward` itself is given and returns: the Functions of a graph, wrapped for the length of one pass.
+
+The engine sums a broadcast gradient to the input's shape and casts its dtype before anyone sees it, so the raw return
+is recorded here, one level below. A Function in a graph is found through ``grad_fn._forward_cls``.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop.validation.subject import Broken, Graph, Gradients, Subject, argument_names
+
+
+@dataclass
+class Argument:
+    """An argument of a Function's forward, as it was then."""
+
+    name: str
+    tensor: bool
+    shape: torch.Size | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    layout: torch.layout | None = None
+
+
+@dataclass
+class Call:
+    """One call of one Function's backward."""
+
+    function: type
+    arguments: list[Argument]
+    needed: tuple[bool, ...]
+    returned: Any
+    seconds: float
+    grad_outputs: list[Any] = field(default_factory=list)
+    grad_outputs_written: list[int] = field(default_factory=list)
+    attributes: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return self.returned if isinstance(self.returned, tuple) else (self.returned,)
+
+
+def functions_of(outputs: Iterable[Tensor]) -> list[type]:
+    """The Function classes in the graph behind `outputs`, outermost first."""
+    found: dict[type, None] = {}
+    seen: set[Any] = set()
+    stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if (owner := getattr(node, "_forward_cls", None)) is not None:
+            found[owner] = None
+        stack += [parent for parent, _ in node.next_functions if parent is not None]
+    return list(found)
+
+
+@dataclass
+class Audit:
+    """A pass whose Functions were wrapped. `error` is what stopped the backward, if anything did."""
+
+    calls: list[Call]
+    graph: Graph
+    gradients: Gradients | None
+    error: Exception | None
+    functions: list[type]
+
+
+def audited(subject: Subject, values: Sequence[Tensor] | None = None, needs: Sequence[bool] | None = None) -> Audit:
+    """One forward and backward pass with the raw return of each custom backward recorded."""
+    functions = functions_of(subject.run(values).outputs)
+    calls: list[Call] = []
+    arguments: dict[int, tuple[Any, list[Argument]]] = {}
+    with contextlib.ExitStack() as stack:
+        for function in functions:
+            stack.enter_context(_recorded(function, calls, arguments))
+        graph = subject.run(values, needs)
+        error, gradients = None, None
+        try:
+            gradients = subject.differentiate(graph, subject.cotangents(graph.outputs))
+        except Broken as broken:
+            error = broken.error if isinstance(broken.error, Exception) else None
+    return Audit(calls, graph, gradients, error, functions)
+
+
+@contextlib.contextmanager
+def _recorded(function: type, calls: list[Call], arguments: dict[int, tuple[Any, list[Argument]]]) -> Iterator[None]:
+    base = torch.autograd.Function
+    combined = function.setup_context is base.setup_context  # type: ignore[attr-defined]
+    opener = "forward" if combined else "setup_context"
+    closer = "vjp" if function.vjp is not base.vjp else "backward"  # type: ignore[attr-defined]
+    open_, close = getattr(function, opener), getattr(function, closer)
+
+    @functools.wraps(open_)
+    def opened(ctx: Any, *args: Any, **options: Any) -> Any:
+        inputs = args if combined else (args[0] if args else options["inputs"])
+        arguments[id(ctx)] = (ctx, _described(function, inputs))
+        return open_(ctx, *args, **options)
+
+    @functools.wraps(close)
+    def closed(ctx: Any, *grad_outputs: Any) -> Any:
+        before = [_bytes(g) for g in grad_outputs]
+        started = time.perf_counter()
+        returned = close(ctx, *grad_outputs)
+        seconds = time.perf_counter() - started
+        written = [i for i, g in enumerate(grad_outputs) if not same_bytes(before[i], _bytes(g))]
+        known = arguments.get(id(ctx), (None, []))[1]
+        kept = {name: tensors for name, value in vars(ctx).items() if (tensors := _tensors_in(value))}
+        calls.append(
+            Call(function, known, tuple(ctx.needs_input_grad), returned, seconds, list(grad_outputs), written, kept)
+        )
+        return returned
+
+    with _replaced(function, opener, opened), _replaced(function, closer, closed):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: type, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """`owner.name` replaced by a static method, and put back as it stood, inherited or not."""
+    own = name in vars(owner)
+    before = vars(owner).get(name)
+    setattr(owner, name, staticmethod(function))
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+def _described(function: type, inputs: Sequence[Any]) -> list[Argument]:
+    names = [name.split("[")[0] for name in argument_names(function, [0] * len(inputs))]
+    return [
+        Argument(name, True, value.shape, value.dtype, value.device, value.layout)
+        if isinstance(value, Tensor)
+        else Argument(name, False)
+        for name, value in zip(names, inputs, strict=True)
+    ]
+
+
+def _tensors_in(value: Any, depth: int = 3) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [] if isinstance(value, torch.nn.Parameter) else [value]
+    if depth and isinstance(value, list | tuple | set):
+        return [tensor for item in value for tensor in _tensors_in(item, depth - 1)]
+    if depth and isinstance(value, dict):
+        return _tensors_in(list(value.values()), depth - 1)
+    return []
+
+
+def _bytes(value: Any) -> Tensor | None:
+    """A copy of a tensor's numbers that NaN and the sign of zero do not escape."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return None
+    flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).clone()
+    return torch.view_as_real(flat).contiguous().view(torch.uint8) if flat.is_complex() else flat.view(torch.uint8)
+
+
+def snapshot(tensors: Iterable[Any]) -> list[Tensor | None]:
+    return [_bytes(tensor) for tensor in tensors]
+
+
+def same_bytes(a: Tensor | None, b: Tensor | None) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))

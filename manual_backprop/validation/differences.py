@@ -1,0 +1,155 @@
+"""Finite differences with their own error estimate: the oracle that needs no reference.
+
+φ(t) = Re⟨g, f(x + t·v)⟩ along one direction v, for several cotangents g at once: 2 forward passes a step whatever the
+number of elements. The steps shrink by 10; Richardson's (100·D(h/10) − D(h))/99 removes the h² term, and the change
+from one extrapolation to the next says how far it can be trusted. So no eps has to be chosen, and a function that
+computes in float32 inside simply shows a larger error.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, epsilon, real, wide
+
+Verdict = Literal["right", "wrong", "kink", "unknown"]
+
+STEPS = {
+    torch.float64: (1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+    torch.float32: (1e-1, 1e-2, 1e-3),
+}
+
+
+@dataclass
+class Slope:
+    """The derivative of φ at 0 as differences see it."""
+
+    central: float
+    error: float
+    left: float
+    right: float
+    kinked: bool  # left and right slopes differ by more than curvature and rounding explain
+
+    def judge(self, analytic: float, size: float, dtype: torch.dtype) -> Verdict:
+        """Whether `analytic` is the derivative; `size` is the scale of the terms that it is a sum of."""
+        rtol = DIFFERENCE_RTOL[real(dtype)]
+        scale = max(size, abs(self.central))
+        difference = abs(analytic - self.central)
+        if not (difference > 10 * self.error + rtol * scale):
+            return "unknown" if difference != difference else "right"
+        if self.kinked:
+            return "kink"
+        # A difference must stand well above what the measurement does not know: three verdicts, not two.
+        return "wrong" if self.error < 0.05 * max(scale, difference) else "unknown"
+
+
+def settled(slope: Slope) -> bool:
+    """Whether differences show one finite derivative: no kink, no divergence."""
+    size = max(abs(slope.central), 1e-6)
+    return not slope.kinked and math.isfinite(slope.central) and slope.error < 1e-2 * size + 1e-6
+
+
+def inner(a: Tensor | None, b: Tensor | None) -> float:
+    """Re⟨a, b⟩ = Re Σ conj(a)·b, torch's convention for complex gradients; 0 where either is None."""
+    if a is None or b is None or a.numel() == 0:
+        return 0.0
+    product = wide(a).conj() * wide(b)
+    return float(product.real.sum() if product.is_complex() else product.sum())
+
+
+def norm(a: Tensor | None, b: Tensor | None) -> float:
+    """√Σ|a·b|², the size that an inner product of random signs has."""
+    if a is None or b is None or a.numel() == 0:
+        return 0.0
+    return float((wide(a) * wide(b)).abs().nan_to_num(0.0, 0.0, 0.0).square().sum().sqrt())
+
+
+def slopes(
+    function: Callable[[list[Tensor]], list[Tensor]],
+    values: Sequence[Tensor],
+    direction: Sequence[Tensor | None],
+    cotangents: Sequence[Sequence[Tensor | None]],
+    dtype: torch.dtype,
+) -> list[Slope]:
+    """One `Slope` for each list of cotangents (one an output). `function` is run without autograd."""
+
+    def at(step: float) -> list[Tensor]:
+        moved = [x if v is None else x + (step * v).to(x.dtype) for x, v in zip(values, direction, strict=True)]
+        with torch.no_grad():
+            return function(moved)
+
+    def phi(outputs: list[Tensor]) -> list[float]:
+        return [
+            sum(inner(g, y - y0) for g, y, y0 in zip(gs, outputs, start, strict=True) if g is not None)
+            for gs in cotangents
+        ]
+
+    start = at(0.0)
+    steps = STEPS.get(real(dtype), STEPS[torch.float32])
+    sides = []
+    for step in steps:
+        ahead, behind = at(step), at(-step)
+        if any(_misfit(y, y0) for y, y0 in zip([*ahead, *behind], [*start, *start], strict=True)):
+            ahead = behind = [torch.full_like(y, torch.nan) if y.is_floating_point() else y for y in start]
+        sides.append((phi(ahead), phi(behind)))
+    found = []
+    for i, gs in enumerate(cotangents):
+        # Rounding in f, one unit in the last place of each output, is what a difference quotient divides by h.
+        rounding = 4 * epsilon(dtype) * sum(norm(g, y) for g, y in zip(gs, start, strict=True) if g is not None)
+        found.append(_slope(steps, [(a[i], b[i]) for a, b in sides], rounding))
+    return found
+
+
+def _misfit(a: Tensor, b: Tensor) -> bool:
+    return a.shape != b.shape
+
+
+def _slope(steps: Sequence[float], sides: Sequence[tuple[float, float]], rounding: float) -> Slope:
+    central = [(ahead - behind) / (2 * h) for h, (ahead, behind) in zip(steps, sides, strict=True)]
+    best, least = float("nan"), float("inf")
+    for k in range(len(steps) - 1):
+        extrapolated = (100 * central[k + 1] - central[k]) / 99
+        # Two neighbouring quotients that agree by chance are held up by the third.
+        change = abs(extrapolated - central[k + 1])
+        if k + 2 < len(steps):
+            following = (100 * central[k + 2] - central[k + 1]) / 99
+            change = max(abs(extrapolated - following), 0.01 * change)
+        error = change + rounding / steps[k + 1]
+        if error < least:
+            best, least = extrapolated, error
+    right, left = ([a / h for h, (a, _) in zip(steps, sides, strict=True)],
+                   [-b / h for h, (_, b) in zip(steps, sides, strict=True)])  # fmt: skip
+    return Slope(best, least, left[-1], right[-1], _kinked(steps, left, right, rounding, best))
+
+
+def _kinked(
+    steps: Sequence[float], left: Sequence[float], right: Sequence[float], rounding: float, slope: float
+) -> bool:
+    """Whether the one-sided slopes stay apart as the step shrinks. Curvature shrinks with it, rounding grows."""
+    coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
+    return fine > 0.3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
+
+
+def probe_direction(value: Tensor, draw: torch.Generator) -> Tensor:
+    """A random direction whose steps are relative to the size of `value`."""
+    return normal(value, draw) * typical(value)
+
+
+def typical(value: Tensor) -> float:
+    """The root mean square of the finite elements, 1 where that is 0."""
+    if value.numel() == 0:
+        return 1.0
+    size = wide(value).abs().nan_to_num(0.0, 0.0, 0.0).square().mean().sqrt().item()
+    return size or 1.0
+
+
+def normal(like: Tensor, draw: torch.Generator) -> Tensor:
+    """Standard normal numbers of the dtype, shape and device of `like`, contiguous."""
+    if like.is_complex():
+        parts = torch.randn((*like.shape, 2), generator=draw, dtype=torch.float64)
+        return torch.view_as_complex(parts).to(like.device, like.dtype)
+    return torch.randn(like.shape, generator=draw, dtype=torch.float64).to(like.device, like.dtype)

@@ -1,0 +1,111 @@
+"""MB9xx: the same call again, from several threads, on another device."""
+
+import copy
+import sys
+import threading
+from collections.abc import Iterator
+
+import torch
+
+from manual_backprop.validation.diagnosis import differing
+from manual_backprop.validation.probe import Probe, Skipped
+from manual_backprop.validation.report import Finding, fail
+from manual_backprop.validation.subject import Broken, Gradients, Subject
+
+THREADS, ROUNDS = 4, 4
+
+
+def repeat(subject: Subject) -> Iterator[Finding]:
+    """MB901: the same call gives the same bits (or nearly, where a parallel sum may be ordered otherwise)."""
+    _ = subject.plain
+    for _ in range(4):
+        message = "the gradient of {name} is another when the same call is repeated"
+        words = {"cause": "noise, uninitialised memory, or state between calls", "fix": "make backward deterministic"}
+        still = [0.0] * len(subject.slots)
+        found = list(differing(subject, subject.gradients(), subject.plain.gradients, message, noise=still, **words))
+        yield from found
+        if found:
+            return
+
+
+def threads(subject: Subject) -> Iterator[Finding]:
+    """MB902: passes in several threads at once, each with its own inputs, do not disturb each other."""
+    _ = subject.plain
+    values = [subject.values if k == 0 else subject.nearby(("thread", k)) for k in range(THREADS)]
+    expected = [subject.gradients(v) for v in values]
+    replicas = [_replica(subject) for _ in range(THREADS)]
+    found: list[list[Gradients]] = [[] for _ in range(THREADS)]
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(THREADS)
+
+    def work(k: int) -> None:
+        try:
+            for _ in range(ROUNDS):
+                graph = replicas[k].run(values[k])
+                barrier.wait(10)  # all forwards are done before any backward starts
+                found[k].append(replicas[k].differentiate(graph, replicas[k].cotangents(graph.outputs)))
+                barrier.wait(10)
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    _run_all(work)
+    real_errors = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+    if real_errors:
+        yield fail(f"it raises in threads: {real_errors[0]}", cause="state shared between threads", fix="keep it on ctx")
+        return
+    words = {"cause": "state shared between threads: a module global, a class attribute, a buffer", "fix": "keep it on ctx"}
+    for k in range(THREADS):
+        for actual in found[k]:
+            message = "the gradient of {name} is another when several threads run at once"
+            wrong = list(differing(subject, actual, expected[k], message, noise=[0.0] * len(actual), **words))
+            yield from wrong
+            if wrong:
+                return
+
+
+def _run_all(work: object) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(THREADS)]  # type: ignore[arg-type]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _replica(subject: Subject) -> Subject:
+    """The subject with a module of its own: functional_call swaps a module's parameters, which threads cannot share."""
+    other = copy.copy(subject)
+    if subject.module is not None:
+        other.module = copy.deepcopy(subject.module)
+    return other
+
+
+def device(subject: Subject) -> Iterator[Finding]:
+    """MB903: the gradients on the accelerator are those of the CPU."""
+    if not torch.cuda.is_available() or subject.values[0].device.type != "cpu":
+        raise Skipped("no other device")
+    _ = subject.plain
+    module = subject.module
+    moved = copy.copy(subject)
+    moved.leaves = [leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf for leaf in subject.leaves]
+    moved.module = None if module is None else copy.deepcopy(module).cuda()
+    try:
+        actual = moved.gradients([v.cuda() for v in subject.values], [c if c is None else c.cuda()
+                                                                      for c in subject.plain.cotangents])  # fmt: skip
+    except Broken as broken:
+        yield fail(f"it raises on cuda: {broken.error}", cause="a tensor made without device=", fix="new_zeros, zeros_like")
+        return
+    actual = [None if g is None else g.cpu() for g in actual]
+    yield from differing(subject, actual, subject.plain.gradients, "the gradient of {name} is another on cuda", "only on cuda")
+
+
+PROBES = (
+    Probe("MB901", "repeat", "runtime", "Is it deterministic?", "4 passes", "", repeat),
+    Probe("MB902", "threads", "runtime", "May threads share it?", "20 passes", "", threads),
+    Probe("MB903", "device", "runtime", "Same result on the accelerator?", "1 pass", "an accelerator", device),
+)  # fmt: skip

@@ -1,0 +1,326 @@
+"""MB8xx: double backward, gradient penalty, forward mode, vmap, torch.func. What refuses loudly is a skip, with its words."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from manual_backprop.validation.audit import functions_of
+from manual_backprop.validation.diagnosis import differing
+from manual_backprop.validation.differences import Slope, inner, norm, slopes
+from manual_backprop.validation.exceptions import one_line
+from manual_backprop.validation.oracle import Oracle, oracle_of
+from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
+from manual_backprop.validation.probes import compiled
+from manual_backprop.validation.report import Finding, fail, warn
+from manual_backprop.validation.subject import Broken, Gradients, Subject
+from manual_backprop.validation.tolerances import SAME_RTOL, mismatch
+
+Tensors = list[Tensor]
+
+DIFFERENTIABLE = "write backward in differentiable torch operations, save inputs and outputs only, no once_differentiable"
+
+
+def double_backward(subject: Subject) -> Iterator[Finding]:
+    """MB801: the derivative of the gradient, by x and by grad_output, against differences of the gradient."""
+    oracle = _measurable(subject)
+    count = len(oracle.values)
+    targets = [i for i, c in enumerate(oracle.cotangents) if c is not None]
+
+    def gradients(tensors: Tensors, create_graph: bool) -> tuple[Tensors, Tensors]:
+        graph = subject.run(tensors[:count])
+        cotangents: list[Any] = [None] * len(graph.outputs)
+        given = [t.detach().clone().requires_grad_(create_graph) for t in tensors[count:]]
+        for target, cotangent in zip(targets, given, strict=True):
+            cotangents[target] = cotangent
+        found = subject.differentiate(graph, cotangents, create_graph=create_graph)
+        return [*graph.leaves, *given], _filled(found, oracle)
+
+    start = [*oracle.values, *(oracle.cotangents[i] for i in targets)]
+    names = [f"`{slot.name}`" for slot in subject.slots] + [f"grad_output {i}" for i in targets]
+    yield from _second_order(subject, oracle, gradients, start, names, "double backward")
+
+
+def gradient_penalty(subject: Subject) -> Iterator[Finding]:
+    """MB802: f(x).sum() with a penalty on its gradient, where grad_output requires no grad itself."""
+    oracle = _measurable(subject)
+
+    def gradients(tensors: Tensors, create_graph: bool) -> tuple[Tensors, Tensors]:
+        graph = subject.run(tensors)
+        parts = [torch.view_as_real(o) if o.is_complex() else o for o in graph.outputs if o.requires_grad]
+        asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
+        total = sum(part.sum() for part in parts)
+        try:
+            found = iter(torch.autograd.grad(total, asked, allow_unused=True, create_graph=create_graph))
+        except Exception as error:
+            raise Broken("backward", error) from error
+        given = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
+        return graph.leaves, _filled(given, oracle)
+
+    names = [f"`{slot.name}`" for slot in subject.slots]
+    yield from _second_order(subject, oracle, gradients, list(oracle.values), names, "gradient penalty through .sum()")
+
+
+def _second_order(
+    subject: Subject,
+    oracle: Oracle,
+    gradients: Callable[[Tensors, bool], tuple[Tensors, Tensors]],
+    start: Tensors,
+    names: Sequence[str],
+    what: str,
+) -> Iterator[Finding]:
+    draw = subject.generator(what)
+    try:
+        leaves, first = gradients(start, True)
+        weights = [torch.randn(g.shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype) for g in first]
+        loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
+        asked = [leaf for leaf in leaves if leaf.requires_grad]
+        silent = not (isinstance(loss, Tensor) and loss.requires_grad)
+        second = [None] * len(asked) if silent else torch.autograd.grad(loss, asked, allow_unused=True)
+    except Exception as error:
+        raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
+    if not bool(all(g.isfinite().all() for g in first)):
+        raise Inconclusive("the gradient is not finite")
+    analytic = iter(second)
+    found = [next(analytic) if leaf.requires_grad else None for leaf in leaves]
+
+    def function(tensors: Tensors) -> Tensors:
+        with torch.enable_grad():
+            return [g.detach() for g in gradients(tensors, False)[1]]
+
+    everywhere = [i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel()]
+    verdict, slope, by = _second_verdict(oracle, function, start, everywhere, found, weights)
+    if verdict == "right":
+        return
+    if verdict != "wrong":
+        raise Inconclusive(f"{what}: a kink, or noise above the difference looked for")
+    wrong = [i for i in everywhere if _second_verdict(oracle, function, start, [i], found, weights)[0] == "wrong"]
+    cause = "the gradient is cut off from the graph: " if silent else ""
+    yield fail(
+        f"{what}: the derivative by {', '.join(names[i] for i in wrong or everywhere)} is wrong, without an error",
+        cause=cause + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
+        fix=DIFFERENTIABLE,
+        expected=slope.central,
+        actual=by,
+        details=(f"along a random direction: expected {slope.central:.6g}, got {by:.6g}",),
+    )
+
+
+def _second_verdict(
+    oracle: Oracle,
+    function: Callable[[Tensors], Tensors],
+    start: Tensors,
+    places: Sequence[int],
+    found: Sequence[Tensor | None],
+    weights: Tensors,
+) -> tuple[str, Slope, float]:
+    draw = oracle.subject.generator("second", *places)
+    direction: list[Tensor | None] = [None] * len(start)
+    for i in places:
+        scale = float(start[i].abs().square().mean().sqrt()) or 1.0
+        direction[i] = torch.randn(start[i].shape, generator=draw, dtype=torch.float64).to(start[i]) * scale
+    slope = slopes(function, start, direction, [weights], oracle.dtype)[0]
+    analytic = sum(inner(g, v) for g, v in zip(found, direction, strict=True))
+    size = sum(norm(g, v) ** 2 for g, v in zip(found, direction, strict=True)) ** 0.5
+    # The gradient's own size: second-order terms that are nothing beside it are rounding.
+    first = sum(norm(w, g) ** 2 for w, g in zip(weights, function(start), strict=True)) ** 0.5
+    slope.error += 1e-9 * first
+    return slope.judge(analytic, size, oracle.dtype), slope, analytic
+
+
+def _filled(found: Gradients, oracle: Oracle) -> Tensors:
+    """Dense gradients of what is asked, with zeros for None."""
+    filled = []
+    for i in oracle.asked:
+        gradient = found[i]
+        dense = torch.zeros_like(oracle.values[i]) if gradient is None else gradient
+        filled.append(dense.to_dense() if dense.layout != torch.strided else dense)
+    return filled
+
+
+def forward_mode(subject: Subject) -> Iterator[Finding]:
+    """MB803: ⟨g, jvp(v)⟩ = ⟨vjp(g), v⟩."""
+    plain = subject.plain
+    draw = subject.generator("tangents")
+    tangents = [
+        torch.randn(v.shape, generator=draw, dtype=torch.float64).to(v) if need else None
+        for v, need in zip(subject.values, subject.needs, strict=True)
+    ]
+    try:
+        with forward_ad.dual_level():
+            duals = [
+                v.detach().clone() if t is None else forward_ad.make_dual(v.detach().clone(), t)
+                for v, t in zip(subject.values, tangents, strict=True)
+            ]
+            moved = [forward_ad.unpack_dual(output).tangent for output in subject.call(duals)]
+    except Exception as error:
+        own = [f for f in functions_of(subject.run().outputs) if f.jvp is not torch.autograd.Function.jvp]  # type: ignore[attr-defined]
+        if own and not isinstance(error, NotImplementedError):
+            yield warn(f"{own[0].__name__}.jvp raises: {one_line(error)}", cause="jvp", fix="let it run, or drop it")
+            return
+        raise Skipped(f"forward mode is refused loudly: {one_line(error)}") from error
+    ahead = sum(inner(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)
+    back = sum(inner(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
+    size = sum(norm(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
+    size += sum(norm(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)
+    if abs(ahead - back) > 10 * SAME_RTOL[subject.dtype] * max(size, 1e-30) and ahead == ahead and back == back:
+        yield fail(
+            f"jvp and vjp are not transposes: ⟨g, jvp(v)⟩ = {ahead:.6g}, ⟨vjp(g), v⟩ = {back:.6g}",
+            cause="jvp or backward is wrong (MB101 says whether backward is)",
+            fix="derive both from one formula",
+            expected=back,
+            actual=ahead,
+        )
+
+
+def vmapped(subject: Subject) -> Iterator[Finding]:
+    """MB804: vmap over each input and over all gives what a loop gives, values and gradients; so do batched gradients."""
+    plain = subject.plain
+    asked = [i for i, need in enumerate(subject.needs) if need]
+    everything = tuple(asked)
+    choices = [(everything, 0), (everything, -1)] + [((i,), 0) for i in asked[:4] if len(asked) > 1]
+    near = subject.nearby("vmap")
+    refusals = []
+    for chosen, axis in choices:
+        samples = [subject.values, [near[i] if i in chosen else v for i, v in enumerate(subject.values)]]
+        expected = [_pass(subject, sample) for sample in samples]
+        try:
+            outputs, gradients = _vmap(subject, samples, chosen, axis)
+        except Exception as error:
+            refusals.append(one_line(error))
+            continue
+        setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axis})"
+        for number, (sample_outputs, wanted) in enumerate(expected):
+            values = [o[number] for o in outputs]
+            bad = [i for i, (a, b) in enumerate(zip(values, sample_outputs, strict=True))
+                   if mismatch(a, b, SAME_RTOL[subject.dtype])]  # fmt: skip
+            if bad:
+                yield fail(f"output {bad[0]} is wrong {setting}", output=bad[0], cause="the vmap rule",
+                           fix="generate_vmap_rule = True, or mind in_dims and return the right out_dims")  # fmt: skip
+                return
+            found = list(
+                differing(subject, [g if g is None else g[number] for g in gradients],
+                          [w if i in chosen else None for i, w in enumerate(wanted)],
+                          f"the gradient of {{name}} is wrong {setting}", "only under vmap")
+            )  # fmt: skip
+            yield from found
+            if found:
+                return
+    if len(refusals) == len(choices):
+        raise Skipped(f"vmap is refused loudly: {refusals[0]}")
+    _ = plain
+
+
+def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
+    graph = subject.run(values)
+    return graph.outputs, subject.differentiate(graph, subject.cotangents(graph.outputs))
+
+
+def _vmap(subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axis: int) -> tuple[Tensors, Gradients]:
+    stacked = {}
+    for i in chosen:
+        pair = torch.stack([sample[i] for sample in samples])
+        pair = pair.movedim(0, -1).contiguous() if axis else pair
+        stacked[i] = pair.detach().requires_grad_()
+
+    def one(*parts: Tensor) -> tuple[Tensor, ...]:
+        values = [value.detach().clone() for value in subject.values]
+        for i, part in zip(chosen, parts, strict=True):
+            values[i] = part
+        return tuple(subject.call(values))
+
+    outputs = list(torch.func.vmap(one, in_dims=axis)(*stacked.values()))
+    given = [
+        None if c is None or not o.requires_grad else torch.stack([c, c])
+        for o, c in zip(outputs, subject.plain.cotangents, strict=True)
+    ]
+    pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if c is not None]
+    found = torch.autograd.grad(
+        [o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True
+    )
+    gradients: Gradients = [None] * len(samples[0])
+    for i, gradient in zip(chosen, found, strict=True):
+        gradients[i] = gradient.movedim(-1, 0) if gradient is not None and axis else gradient
+    return outputs, gradients
+
+
+def func(subject: Subject) -> Iterator[Finding]:
+    """MB805: torch.func.vjp, grad and jacrev, and batched gradients, agree with autograd."""
+    plain = subject.plain
+    asked = [i for i, need in enumerate(subject.needs) if need]
+
+    def chosen(*parts: Tensor) -> tuple[Tensor, ...]:
+        values = [value.detach().clone() for value in subject.values]
+        for i, part in zip(asked, parts, strict=True):
+            values[i] = part
+        outputs = subject.call(values)
+        return tuple(outputs[i] for i in subject.targets)
+
+    def contracted(*parts: Tensor) -> Tensor:
+        cotangents = [plain.cotangents[i] for i in subject.targets]
+        return sum((o * c.conj()).sum().real for o, c in zip(chosen(*parts), cotangents, strict=True))  # type: ignore[return-value]
+
+    given = tuple(plain.cotangents[i].clone() for i in subject.targets)
+    values = [subject.values[i].clone() for i in asked]
+    ways: list[tuple[str, Callable[[], Sequence[Tensor]]]] = [
+        ("torch.func.vjp", lambda: torch.func.vjp(chosen, *values)[1](given)),
+        ("torch.func.grad", lambda: torch.func.grad(contracted, argnums=tuple(range(len(asked))))(*values)),
+        ("batched gradients", lambda: _batched(subject)),
+    ]
+    if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(c.is_complex() for c in given):
+        ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values, given)))
+    refusals = []
+    for name, way in ways:
+        try:
+            found = iter(way())
+        except Exception as error:
+            refusals.append(f"{name} is refused loudly: {one_line(error)}")
+            continue
+        actual = [next(found) if i in asked else None for i in range(len(subject.values))]
+        message = f"the gradient of {{name}} is another under {name}"
+        wrong = list(differing(subject, actual, plain.gradients, message, f"only under {name}"))
+        yield from wrong
+        if wrong:
+            return
+    if len(refusals) == len(ways):
+        raise Skipped(refusals[0])
+
+
+def _batched(subject: Subject) -> list[Tensor]:
+    """The plain gradient as the difference of two of a batch: vmap over backward alone."""
+    graph = subject.run()
+    pairs = [(o, c) for o, c in zip(graph.outputs, subject.plain.cotangents, strict=True) if c is not None]
+    asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
+    given = [torch.stack([2 * c, c]) for _, c in pairs]
+    found = torch.autograd.grad([o for o, _ in pairs], asked, given, is_grads_batched=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g[0] - g[1] for g, leaf in zip(found, asked, strict=True)]
+
+
+def _contracted_jacobian(function: Callable[..., Any], values: Tensors, given: Sequence[Tensor]) -> Tensors:
+    rows = torch.func.jacrev(function, argnums=tuple(range(len(values))))(*values)
+    total = [torch.zeros_like(value) for value in values]
+    for cotangent, row in zip(given, rows, strict=True):
+        for k, block in enumerate(row):
+            total[k] = total[k] + torch.tensordot(cotangent, block, dims=cotangent.ndim)
+    return total
+
+
+def _measurable(subject: Subject) -> Oracle:
+    oracle = oracle_of(subject)
+    if not oracle.measurable:
+        raise Inconclusive("outputs are not finite, or the dtype has too few digits for differences")
+    return oracle
+
+
+PROBES = (
+    Probe("MB801", "double_backward", "transforms", "Is the derivative of the gradient right?", "25 passes", "",
+          double_backward),
+    Probe("MB802", "gradient_penalty", "transforms", "And through .sum()?", "25 passes", "", gradient_penalty),
+    Probe("MB803", "forward_mode", "transforms", "Is jvp the transpose of vjp?", "1 pass", "jvp", forward_mode),
+    Probe("MB804", "vmap", "transforms", "Does vmap do what a loop does?", "3 passes a choice", "a vmap rule", vmapped),
+    Probe("MB805", "func", "transforms", "Does torch.func agree with autograd?", "5 passes", "setup_context", func),
+    Probe("MB806", "compile", "transforms", "Does torch.compile keep the backward?", "seconds", "", compiled.compiled),
+    Probe("MB807", "export", "transforms", "Does torch.export keep the backward?", "seconds", "", compiled.exported),
+)  # fmt: skip

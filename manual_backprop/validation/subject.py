@@ -1,0 +1,341 @@
+"""What is validated: the callable, its inputs as named slots, and the runs that many probes compare with."""
+
+import copy
+import functools
+import inspect
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from manual_backprop.validation import tolerances
+from manual_backprop.validation.differences import normal
+from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, real
+
+Gradients = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A floating or complex tensor among the inputs and parameters."""
+
+    name: str
+    leaf: int  # its place in the flattened inputs
+    asked: bool  # whether the caller wants its gradient
+    parameter: bool
+
+
+@dataclass
+class Graph:
+    """One forward pass: the leaves it started from, and its tensor outputs."""
+
+    leaves: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclass
+class Plain:
+    """One forward and backward pass in the plain setting."""
+
+    outputs: list[Tensor]
+    cotangents: list[Tensor]
+    gradients: Gradients
+
+
+class Broken(Exception):
+    """The forward or backward pass raised; `error` is what."""
+
+    def __init__(self, stage: str, error: BaseException):
+        super().__init__(f"{stage} raised {type(error).__name__}: {error}")
+        self.stage, self.error = stage, error
+
+
+class Subject:
+    """A callable with one sample of inputs.
+
+    Args:
+        func: an `autograd.Function` class, its ``.apply``, a module, or any callable on tensors.
+        inputs: the sample, a tuple that may nest tuples, lists and dicts of tensors and other values.
+        reference: the same function in plain torch, or None.
+        batch_dim: the dimension that counts samples, or None where it is not known.
+        seed: what all random numbers come from.
+        trusted: False for a surrogate gradient, which is not the derivative and is not compared with one.
+    """
+
+    def __init__(
+        self,
+        func: Any,
+        inputs: Sequence[Any],
+        reference: Any = None,
+        batch_dim: int | None = None,
+        seed: int = 0,
+        trusted: bool = True,
+    ):
+        self.func, self.batch_dim, self.seed, self.trusted = func, batch_dim, seed, trusted
+        self.name = name_of(func)
+        self.module = copy.deepcopy(func) if isinstance(func, nn.Module) else None
+        self.parameters = dict(self.module.named_parameters()) if self.module is not None else {}
+        leaves, self.structure = pytree.tree_flatten(tuple(inputs))
+        self.leaves: list[Any] = [*leaves, *self.parameters.values()]
+        self.slots = self._find_slots(argument_names(func, inputs), len(leaves))
+        self.values = [_copied(self.leaves[slot.leaf]) for slot in self.slots]
+        self.needs = tuple(slot.asked for slot in self.slots)
+        self.reference = None if reference is None else _reference(self, reference, inputs)
+        self.in_place = False
+        self.memo: dict[str, Any] = {}  # what probes share: the oracle, the failure that was told
+
+    def _find_slots(self, names: list[str], inputs: int) -> list[Slot]:
+        names = [*names, *self.parameters]
+        return [
+            Slot(name, place, leaf.requires_grad, parameter=place >= inputs)
+            for place, (name, leaf) in enumerate(zip(names, self.leaves, strict=True))
+            if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+        ]
+
+    # --- running it -------------------------------------------------------------------------------------------------
+
+    def call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> list[Tensor]:
+        """The tensor outputs for these slots; `others` replaces the leaves that are no slots."""
+        return [leaf for leaf in pytree.tree_leaves(self.raw_call(tensors, others)) if isinstance(leaf, Tensor)]
+
+    def raw_call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> Any:
+        leaves = list(self.leaves if others is None else others)
+        for place, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and others is None:
+                leaves[place] = leaf.detach().clone()
+        for slot, tensor in zip(self.slots, tensors, strict=True):
+            leaves[slot.leaf] = tensor.clone() if self.in_place else tensor
+        count = len(leaves) - len(self.parameters)
+        arguments = pytree.tree_unflatten(leaves[:count], self.structure)
+        if self.module is None:
+            return callable_of(self.func)(*arguments)
+        state = dict(zip(self.parameters, leaves[count:], strict=True))
+        state |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        return torch.func.functional_call(self.module, state, arguments)
+
+    def run(
+        self,
+        values: Sequence[Tensor] | None = None,
+        needs: Sequence[bool] | None = None,
+        keep_layout: bool = False,
+        others: Sequence[Any] | None = None,
+    ) -> Graph:
+        """A forward pass from fresh leaves, so that nothing of the caller's is ever touched.
+
+        Raises:
+            Broken: the forward pass raised.
+        """
+        values = self.values if values is None else values
+        needs = self.needs if needs is None else needs
+        leaves = [value.detach() if keep_layout else _copied(value) for value in values]
+        for leaf, need in zip(leaves, needs, strict=True):
+            leaf.requires_grad_(need)
+        try:
+            return Graph(leaves, self.call(leaves, others))
+        except Exception as error:
+            raise Broken("forward", error) from error
+
+    def differentiate(self, graph: Graph, cotangents: Sequence[Tensor | None], **options: bool) -> Gradients:
+        """The gradients of the leaves for one cotangent (or None) an output, None where there is none.
+
+        Raises:
+            Broken: the backward pass raised.
+        """
+        pairs = [
+            (output, cotangent)
+            for output, cotangent in zip(graph.outputs, cotangents, strict=True)
+            if cotangent is not None and output.requires_grad
+        ]
+        asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
+        if not pairs or not asked:
+            return [None] * len(graph.leaves)
+        outputs, given = zip(*pairs, strict=True)
+        try:
+            found = iter(torch.autograd.grad(outputs, asked, given, allow_unused=True, **options))
+        except Exception as error:
+            raise Broken("backward", error) from error
+        return [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
+
+    def gradients(
+        self,
+        values: Sequence[Tensor] | None = None,
+        cotangents: Sequence[Tensor | None] | None = None,
+        needs: Sequence[bool] | None = None,
+        keep_layout: bool = False,
+        others: Sequence[Any] | None = None,
+    ) -> Gradients:
+        """One forward and backward pass."""
+        graph = self.run(values, needs, keep_layout, others)
+        return self.differentiate(graph, self.cotangents(graph.outputs) if cotangents is None else cotangents)
+
+    # --- what they are compared with ----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def plain(self) -> Plain:
+        graph = self.run()
+        cotangents = self.cotangents(graph.outputs)
+        outputs = [output.detach().clone() for output in graph.outputs]
+        gradients = self.differentiate(graph, [None if c is None else c.clone() for c in cotangents])
+        return Plain(outputs, cotangents, [None if g is None else g.detach().clone() for g in gradients])
+
+    @functools.cached_property
+    def targets(self) -> list[int]:
+        """The numbers of the outputs that can be differentiated."""
+        return [i for i, output in enumerate(self.run().outputs) if output.requires_grad]
+
+    def generator(self, *key: object) -> torch.Generator:
+        """Random numbers that depend on the seed and the key alone, so that one probe's do not move another's."""
+        return torch.Generator().manual_seed(zlib.crc32(repr((self.seed, *key)).encode()))
+
+    def cotangents(self, outputs: Sequence[Tensor], *key: object) -> list[Any]:
+        """Random incoming gradients, of both signs and of sizes far from 1; None for outputs that take none."""
+        draw = self.generator("cotangents", *key)
+        return [
+            normal(output, draw) * (0.5 + 4.0 * torch.rand(output.shape, generator=draw).to(output.device)).to(output)
+            if output.requires_grad
+            else None
+            for output in outputs
+        ]
+
+    def nearby(self, key: object = 0, by: float = 0.05) -> list[Tensor]:
+        """The sample with each element of what is asked moved by up to `by` of its size; the rest as it is."""
+        draw = self.generator("nearby", key)
+        return [
+            value * (1 + by * (2 * torch.rand(value.shape, generator=draw) - 1)).to(value) if need else value
+            for value, need in zip(self.values, self.needs, strict=True)
+        ]
+
+    @functools.cached_property
+    def noise(self) -> list[float | Tensor]:
+        """What each gradient changes by when inputs and cotangents move by one rounding (see `tolerances`)."""
+        return self.noise_at(self.values, self.plain.cotangents, self.plain.gradients)
+
+    def noise_at(self, values: Sequence[Tensor], cotangents: Sequence[Any], expected: Gradients) -> list[Any]:
+        total: list[Any] = [0.0] * len(self.slots)
+        for trial in range(2):
+            draw = self.generator("noise", trial)
+            moved = [_rounded(v, draw) if need else v for v, need in zip(values, self.needs, strict=True)]
+            shaken = [None if c is None else _rounded(c, draw) for c in cotangents]
+            try:
+                found = self.gradients(moved, shaken)
+            except Broken:
+                continue
+            for i, (before, after) in enumerate(zip(expected, found, strict=True)):
+                if before is not None and after is not None and before.shape == after.shape and before.numel():
+                    total[i] = _noisier(total[i], tolerances.wide(after) - tolerances.wide(before), largest(before))
+        return total
+
+    def compare(
+        self,
+        actual: Gradients,
+        expected: Gradients,
+        noise: Sequence[Any] | None = None,
+        scale: float = 1.0,
+    ) -> list[tuple[int, Mismatch]]:
+        """Slots whose two gradients differ by more than two runs of one function may.
+
+        Args:
+            noise: the conditioning noise of each slot; the plain setting's where it is None.
+            scale: the size of the cotangents beside the plain ones.
+        """
+        noise = self.noise if noise is None else noise
+        dtype = coarsest([*actual, *expected, *self.values, *self.plain.outputs])
+        floor = tolerances.FLOOR * epsilon(dtype) * max([largest(e) for e in expected], default=0.0)
+        found = []
+        for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+            wrong = mismatch(a, e, tolerances.SAME_RTOL[dtype], tolerances.NOISE_FACTOR * scale * noise[i], floor)
+            if wrong is not None:
+                found.append((i, wrong))
+        return found
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        """The least precise floating dtype in play."""
+        return coarsest([*self.values, *self.plain.outputs])
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().clone()
+
+
+def _rounded(value: Tensor, draw: torch.Generator) -> Tensor:
+    signs = torch.randint(0, 2, value.shape, generator=draw).to(value.device) * 2 - 1
+    return value * (1 + epsilon(value.dtype) * signs).to(real(value.dtype))
+
+
+def _noisier(noise: float | Tensor, change: Tensor, size: float) -> float | Tensor:
+    """The larger of two noises. A change near the gradient's own size is a kink crossed at some elements, so it
+    counts at those elements only."""
+    change = change.abs().nan_to_num(0.0, 0.0, 0.0)
+    if float(change.max()) > 1e-3 * size:
+        return torch.maximum(change, torch.as_tensor(noise, dtype=change.dtype).expand(change.shape))
+    most = float(change.max())
+    return max(noise, most) if isinstance(noise, float) else noise.clamp(min=most)
+
+
+def callable_of(func: Any) -> Callable[..., Any]:
+    """What to call: ``.apply`` of a Function class, the thing itself otherwise."""
+    is_function = isinstance(func, type) and issubclass(func, torch.autograd.Function)
+    return func.apply if is_function else func
+
+
+def function_class(func: Any) -> type | None:
+    """The Function class behind a class or its ``.apply``, or None."""
+    owner = func if isinstance(func, type) else getattr(func, "__self__", None)
+    return owner if isinstance(owner, type) and issubclass(owner, torch.autograd.Function) else None
+
+
+def name_of(func: Any) -> str:
+    """A name as it stands in a message: the Function's, the module's class, the callable's ``__name__``."""
+    if isinstance(func, functools.partial):
+        return name_of(func.func)
+    if (owner := function_class(func)) is not None:
+        return owner.__name__ if func is owner else f"{owner.__name__}.apply"
+    return getattr(func, "__name__", type(func).__name__)
+
+
+def argument_names(func: Any, inputs: Sequence[Any]) -> list[str]:
+    """One name for each flattened input: that of the parameter it is bound to, with its path where it nests."""
+    parameters = _parameter_names(func)
+    names = []
+    for place, value in enumerate(inputs):
+        name = parameters[place] if place < len(parameters) else f"inputs[{place}]"
+        paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
+        names += [name + path for path in paths]
+    return names
+
+
+def _parameter_names(func: Any) -> list[str]:
+    owner = function_class(func)
+    if owner is not None:
+        func = owner.forward  # type: ignore[attr-defined]
+    elif isinstance(func, nn.Module):
+        func = func.forward
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [parameter.name for parameter in parameters if parameter.kind in kinds]
+    combined = owner is not None and owner.setup_context is torch.autograd.function._SingleLevelFunction.setup_context
+    return names[1:] if combined else names
+
+
+def _reference(subject: Subject, reference: Any, inputs: Sequence[Any]) -> Subject:
+    """The reference as a subject of its own, with the same state where both are modules."""
+    flags = iter(slot.asked for slot in subject.slots)
+    if isinstance(reference, nn.Module):
+        reference = copy.deepcopy(reference)
+        if subject.module is not None:
+            reference.load_state_dict(subject.module.state_dict())
+            asked = {name: p.requires_grad for name, p in subject.parameters.items()}
+            for name, parameter in reference.named_parameters():
+                parameter.requires_grad_(asked[name])
+    other = Subject(reference, inputs, seed=subject.seed)
+    if tuple(flags) != other.needs or len(other.values) != len(subject.values):
+        raise ValueError("reference: it must take the same inputs, with the same parameters, as func")
+    return other

@@ -1,0 +1,113 @@
+"""How near is near enough: one table keyed by dtype, and the one function that compares two tensors with it.
+
+Three scales enter what is allowed at an element:
+
+- `rtol` of its own size and of the largest size in its tensor, since sums of terms of that size cancel into it;
+- the conditioning `noise`: what the same function's gradient changes by when its inputs move by one rounding. A
+  layout or a thread may round a product another way, and no implementation can be steadier than that;
+- `FLOOR` roundings of the largest gradient of all, for gradients that are zero but for rounding (a bias in front of a
+  batch norm).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+REAL_OF = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+COMPLEX_OF = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
+PRECISION_ORDER = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+# For two runs of one function that should agree. torch.testing's rtol in float64; 1.3e-6, 1e-3 and 1.6e-2 elsewhere
+# are for one operation, and a backward is a chain of them, each of which may add its terms up in another order.
+SAME_RTOL = {torch.float64: 1e-7, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+
+# For a gradient against finite differences in that dtype: Richardson's error estimate is added to it. In float64 a
+# wrong constant in the fifth digit shows; in float32 the differences themselves hold three digits.
+DIFFERENCE_RTOL = {torch.float64: 2e-6, torch.float32: 1e-2, torch.float16: 2e-1, torch.bfloat16: 5e-1}
+
+# The budget of DESIGN §5 where eager torch's own error is not known: this many times the larger of one rounding of the
+# gradient and of its conditioning noise. A backward of ten steps makes about ten roundings; half-precision arithmetic
+# inside float32 makes 8192 times, and a half-precision accumulator about N times, that of one.
+BUDGET = {torch.float64: 256.0, torch.float32: 256.0, torch.float16: 24.0, torch.bfloat16: 16.0}
+
+NOISE_FACTOR = 64.0
+FLOOR = 256.0
+
+
+def real(dtype: torch.dtype) -> torch.dtype:
+    return REAL_OF.get(dtype, dtype)
+
+
+def epsilon(dtype: torch.dtype) -> float:
+    return torch.finfo(real(dtype)).eps
+
+
+def coarsest(tensors: Sequence[Tensor | None]) -> torch.dtype:
+    """The least precise floating dtype among `tensors`; float64 where there is none."""
+    dtypes = {real(t.dtype) for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())}
+    known = [dtype for dtype in PRECISION_ORDER if dtype in dtypes]
+    return known[0] if known else torch.float64
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Where two tensors differ by more than is allowed."""
+
+    expected: Tensor
+    actual: Tensor
+    wrong: Tensor  # bool: which elements
+    index: tuple[int, ...]  # the worst of them
+
+    @property
+    def numbers(self) -> tuple[float | complex, float | complex]:
+        return self.expected[self.index].item(), self.actual[self.index].item()
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Dense float64 or complex128, for a comparison."""
+    tensor = tensor.detach()
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return tensor.resolve_conj().resolve_neg().to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def largest(tensor: Tensor | None) -> float:
+    """max |x| over the finite elements; 0 where there are none."""
+    if tensor is None or tensor.numel() == 0:
+        return 0.0
+    size = wide(tensor).abs()
+    return float(size.nan_to_num(0.0, 0.0, 0.0).max())
+
+
+def mismatch(
+    actual: Tensor | None,
+    expected: Tensor | None,
+    rtol: float,
+    noise: float | Tensor = 0.0,
+    floor: float = 0.0,
+) -> Mismatch | None:
+    """The difference of two gradients (None is a gradient of zeros) beyond what is allowed, or None.
+
+    Elements where the expected one is not finite are not compared: a comparison with NaN proves nothing.
+    """
+    if actual is None and expected is None:
+        return None
+    some = actual if actual is not None else expected
+    assert some is not None
+    zeros = torch.zeros(some.shape, dtype=torch.float64)
+    a = wide(actual) if actual is not None else zeros
+    e = wide(expected) if expected is not None else zeros
+    if a.shape != e.shape:
+        wrong = torch.ones(e.shape, dtype=torch.bool)
+        return Mismatch(e, torch.full_like(e, torch.nan), wrong, (0,) * e.ndim) if e.numel() else None
+    if e.numel() == 0:
+        return None
+    allowed = rtol * (e.abs() + largest(e)) + noise + floor
+    error = (a - e).abs()
+    wrong = (e.isfinite() & ~(error <= allowed)).cpu()
+    if not bool(wrong.any()):
+        return None
+    ranking = torch.where(wrong, error.nan_to_num(torch.inf), -1.0)
+    index = tuple(int(i) for i in torch.unravel_index(ranking.argmax(), e.shape))
+    return Mismatch(e, a, wrong, index)
