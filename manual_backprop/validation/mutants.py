@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from manual_backprop.validation.mutation import BY_NAME, MUTATIONS, Mutation, broken, installed, listening
+from manual_backprop.validation.mutation import BY_NAME, MUTATIONS, Mutation, broken, install, installed, listening
 from manual_backprop.validation.probes import PROBES
 from manual_backprop.validation.runner import validate
 
@@ -203,7 +203,7 @@ def break_in_child(function: type, plan: dict[str, Any]) -> None:
 
     name = plan["mutation"]
     backward = listening(function, hear) if name is None else broken(function, BY_NAME[name], plan["slot"], hear)
-    installed(function, backward).__enter__()
+    install(function, backward)
 
 
 # --- validate as the tests ----------------------------------------------------------------------------------------

@@ -291,12 +291,17 @@ def _applicable(function: type, returned: Any, grad_outputs: Sequence[Any]) -> l
     ]
 
 
+def install(function: type, backward: Callable[..., Any]) -> None:
+    """Puts `backward` in the place of the Function's own."""
+    setattr(function, closer(function), staticmethod(backward))
+
+
 @contextlib.contextmanager
 def installed(function: type, backward: Callable[..., Any]) -> Iterator[None]:
     """`backward` in the place of the Function's own, and its own back at the end."""
     name = closer(function)
     own, before = name in vars(function), vars(function).get(name)
-    setattr(function, name, staticmethod(backward))
+    install(function, backward)
     try:
         yield
     finally:

@@ -1,0 +1,77 @@
+"""The zoo × the checkers: which of the wrong backward passes does each find, and which of the right ones does it blame?"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from manual_backprop.validation.runner import validate
+from manual_backprop.validation.subject import callable_of
+from manual_backprop.validation.zoo import Entry
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one checker said of one entry: whether it refused it, with which codes or words, and in how many seconds."""
+
+    refused: bool
+    words: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of the zoo, and the verdicts of the checkers by their names."""
+
+    entry: Entry
+    verdicts: dict[str, Verdict]
+
+    @property
+    def wrong(self) -> bool:
+        return bool(self.entry.codes)
+
+
+def _of_torch(check: Callable[..., bool], **options: Any) -> Callable[[Entry], tuple[bool, str]]:
+    def ask(entry: Entry) -> tuple[bool, str]:
+        try:
+            check(callable_of(entry.function), entry.inputs(), **options)
+        except Exception as error:  # gradcheck tells by raising, and so does a backward that crashes
+            return True, (str(error).strip() or type(error).__name__).splitlines()[0]
+        return False, ""
+
+    return ask
+
+
+def _validate(entry: Entry) -> tuple[bool, str]:
+    options = {"reference": entry.reference, "batch_dim": entry.batch_dim, "skip": entry.skip}
+    report = validate(entry.function, entry.inputs(), **options)
+    return not report, " ".join(dict.fromkeys(finding.code for finding in report.failures))
+
+
+CHECKERS: dict[str, Callable[[Entry], tuple[bool, str]]] = {
+    "gradcheck": _of_torch(gradcheck),
+    "gradcheck fast": _of_torch(gradcheck, fast_mode=True),
+    "gradgradcheck": _of_torch(gradgradcheck),
+    "validate": _validate,
+}
+
+
+def rows(entries: Sequence[Entry], progress: Callable[[Entry, int, int], None] | None = None) -> Iterable[Row]:
+    """The verdict of every checker on every entry; `progress` is told the entry, its number and how many there are."""
+    for number, entry in enumerate(entries):
+        if progress is not None:
+            progress(entry, number, len(entries))
+        yield Row(entry, {name: _verdict(ask, entry) for name, ask in CHECKERS.items()})
+
+
+def _verdict(ask: Callable[[Entry], tuple[bool, str]], entry: Entry) -> Verdict:
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refused, words = ask(entry)
+    return Verdict(refused, words, time.perf_counter() - started)
