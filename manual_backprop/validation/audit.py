@@ -49,7 +49,12 @@ class Call:
 
 def functions_of(outputs: Iterable[Tensor]) -> list[type]:
     """The Function classes in the graph behind `outputs`, outermost first."""
-    found: dict[type, None] = {}
+    found = [getattr(node, "_forward_cls", None) for node in nodes_of(outputs)]
+    return list(dict.fromkeys(owner for owner in found if owner is not None))
+
+
+def nodes_of(outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph behind `outputs`, each once."""
     seen: set[Any] = set()
     stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
     while stack:
@@ -57,10 +62,13 @@ def functions_of(outputs: Iterable[Tensor]) -> list[type]:
         if node in seen:
             continue
         seen.add(node)
-        if (owner := getattr(node, "_forward_cls", None)) is not None:
-            found[owner] = None
+        yield node
         stack += [parent for parent, _ in node.next_functions if parent is not None]
-    return list(found)
+
+
+def hand_written(outputs: Iterable[Tensor]) -> bool:
+    """Whether a backward that is not torch's own is behind `outputs`: a Python Function, or a C++ one (CppNode)."""
+    return any(hasattr(node, "_forward_cls") or "CppNode" in node.name() for node in nodes_of(outputs))
 
 
 @dataclass
@@ -89,6 +97,46 @@ def audited(subject: Subject, values: Sequence[Tensor] | None = None, needs: Seq
         except Broken as broken:
             error = broken.error if isinstance(broken.error, Exception) else None
     return Audit(calls, graph, gradients, error, functions)
+
+
+RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
+
+
+def reads_raw_memory(subject: Subject) -> bool:
+    """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
+    if "raw" in subject.memo:
+        return bool(subject.memo["raw"])
+    seen: list[str] = []
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(tensor: Tensor, *args: Any, **options: Any) -> Any:
+            seen.append(name)
+            return original(tensor, *args, **options)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        data = Tensor.data
+        stack.enter_context(_replaced_method(Tensor, "data", property(watched("data", data.__get__), data.__set__)))  # type: ignore[attr-defined]
+        for name in RAW:
+            stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
+        with contextlib.suppress(Broken):
+            subject.gradients()
+    subject.memo["raw"] = bool(seen)
+    return bool(seen)
+
+
+@contextlib.contextmanager
+def _replaced_method(owner: type, name: str, method: Any) -> Iterator[None]:
+    own, before = name in vars(owner), vars(owner).get(name)
+    setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
 
 
 @contextlib.contextmanager

@@ -54,25 +54,35 @@ def sizes(subject: Subject) -> dict[str, int]:
     return {name: size for name, size in found.items() if size > 1}
 
 
+def _sums_and_means(subject: Subject) -> Iterator[tuple[float, str, str]]:
+    for text, size in sizes(subject).items():
+        # 2 and ½ are commoner as a constant of their own than as a size.
+        if size > 2:
+            yield size, f"{size}", f"a sum over {text} stands where a mean does: the factor 1/{size} is missing"
+            yield 1 / size, f"1/{size}", f"divided by {text}, once too often"
+
+
+def _twos(_: Subject) -> Iterator[tuple[float, str, str]]:
+    yield 2.0, "2", "a factor 2 too many"
+    yield 0.5, "1/2", "a factor 2 is missing, as of a derivative of x²"
+
+
+def _powers(subject: Subject) -> Iterator[tuple[float, str, str]]:
+    for text, size in sizes(subject).items():
+        yield size**0.5, f"√{size}", f"a factor 1/√n, n = {text}, is missing"
+        yield size**-0.5, f"1/√{size}", f"a factor 1/√n, n = {text}, is there twice"
+        yield size**2, f"{size}²", f"two factors of {text} too many"
+
+
 def ratio_name(ratio: float, subject: Subject) -> tuple[str, str]:
     """What a constant ratio actual/expected most likely is, and the cure."""
     if abs(ratio + 1) < 1e-3:
         return "the sign is turned (ratio −1)", "drop one minus sign"
-    for text, size in sizes(subject).items():
-        named = {
-            f"{size}": (size, f"a sum over {text} stands where a mean does, or the factor 1/{size} is missing"),
-            f"1/{size}": (1 / size, f"divided by {text}, once too often"),
-            f"√{size}": (size**0.5, f"a factor 1/√n, n = {text}, is missing"),
-            f"1/√{size}": (size**-0.5, f"a factor 1/√n, n = {text}, is there twice"),
-            f"{size}²": (size**2, f"two factors of {text} too many"),
-        }
-        # 2 and ½ are commoner as a constant of their own than as a size.
-        for label, (value, words) in named.items():
-            if size > 2 and abs(abs(ratio) / value - 1) < 1e-3:
-                return f"{words} (ratio {'−' if ratio < 0 else ''}{label})", "divide by (or sum over) it exactly once"
-    for value, words in ((2.0, "a factor 2 too many"), (0.5, "a factor 2 missing, as of a derivative of x²")):
-        if abs(ratio - value) < 1e-3 * value:
-            return f"{words} (ratio {value:g})", "count the factor once"
+    for named in (_sums_and_means, _twos, _powers):
+        for value, label, words in named(subject):
+            if abs(abs(ratio) / value - 1) < 1e-3:
+                sign = "−" if ratio < 0 else ""
+                return f"{words} (ratio {sign}{label})", "count that factor exactly once"
     return f"all elements are off by the same factor {ratio:.6g}", "look for a constant that forward has and not backward"
 
 
@@ -145,6 +155,8 @@ def _factor(e: Evidence) -> Iterator[tuple[str, str]]:
     if not e.complete:
         return
     for words, factor in output_factors(e.subject, e.expected.shape):
+        if e.alike(e.expected * factor, e.expected):
+            continue  # a factor of ones
         if e.alike(e.actual, e.expected * factor):
             yield f"the factor {words} is there once too often", "multiply by it once"
         if e.alike(e.actual * factor, e.expected):

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, epsilon, real, wide
+from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, epsilon, largest, real, wide
 
 Verdict = Literal["right", "wrong", "kink", "unknown"]
 
@@ -79,8 +79,13 @@ def slopes(
 
     def at(step: float) -> list[Tensor]:
         moved = [x if v is None else x + (step * v).to(x.dtype) for x, v in zip(values, direction, strict=True)]
-        with torch.no_grad():
-            return function(moved)
+        try:
+            with torch.no_grad():
+                return function(moved)
+        except Exception:  # a step out of the domain
+            if step == 0.0:
+                raise
+            return [torch.full_like(y, torch.nan) if y.is_floating_point() else y for y in start]
 
     def phi(outputs: list[Tensor]) -> list[float]:
         return [
@@ -100,8 +105,16 @@ def slopes(
     for i, gs in enumerate(cotangents):
         # Rounding in f, one unit in the last place of each output, is what a difference quotient divides by h.
         rounding = 4 * epsilon(dtype) * sum(norm(g, y) for g, y in zip(gs, start, strict=True) if g is not None)
-        found.append(_slope(steps, [(a[i], b[i]) for a, b in sides], rounding))
+        slope = _slope(steps, [(a[i], b[i]) for a, b in sides], rounding)
+        slope.error += _position_error(values, direction, dtype) / steps[-1] * abs(slope.central)
+        found.append(slope)
     return found
+
+
+def _position_error(values: Sequence[Tensor], direction: Sequence[Tensor | None], dtype: torch.dtype) -> float:
+    """What rounding x + h·v does to a step, relative to v: large where x is far out and the step small."""
+    sizes = [largest(x) / typical(v) for x, v in zip(values, direction, strict=True) if v is not None and v.numel()]
+    return 0.1 * epsilon(dtype) * max(sizes, default=0.0)
 
 
 def _misfit(a: Tensor, b: Tensor) -> bool:
@@ -131,12 +144,12 @@ def _kinked(
 ) -> bool:
     """Whether the one-sided slopes stay apart as the step shrinks. Curvature shrinks with it, rounding grows."""
     coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
-    return fine > 0.3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
+    return 0.3 * coarse < fine < 3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
 
 
-def probe_direction(value: Tensor, draw: torch.Generator) -> Tensor:
+def probe_direction(value: Tensor, draw: torch.Generator, longest: float = math.inf) -> Tensor:
     """A random direction whose steps are relative to the size of `value`."""
-    return normal(value, draw) * typical(value)
+    return normal(value, draw) * min(typical(value), longest)
 
 
 def typical(value: Tensor) -> float:

@@ -4,12 +4,14 @@ The subject runs in float64, from the same numbers, where it can; in its own dty
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from manual_backprop.validation import tolerances
 from manual_backprop.validation.differences import Slope, Verdict, inner, norm, probe_direction, slopes, typical
 from manual_backprop.validation.subject import Broken, Gradients, Subject
 from manual_backprop.validation.tolerances import COMPLEX_OF, coarsest, largest, real
@@ -42,6 +44,7 @@ class Oracle:
         values: one tensor a slot; those of the subject where None.
         others: replaces the leaves that are no slots, where the shapes changed.
         widen: whether to run in float64 where the subject can.
+        longest: no direction is longer than this an element, whatever the size of the values.
     """
 
     def __init__(
@@ -50,12 +53,15 @@ class Oracle:
         values: Sequence[Tensor] | None = None,
         others: Sequence[object] | None = None,
         widen: bool = True,
+        longest: float = math.inf,
     ):
-        self.subject, self.others = subject, others
+        self.subject, self.others, self.longest = subject, others, longest
         given = list(subject.values if values is None else values)
         self.values = self._widened(given) if widen else given
         graph = subject.run(self.values, others=others)
-        self.dtype = coarsest([*self.values, *graph.outputs])
+        self.dtype = min(
+            (coarsest([*self.values, *graph.outputs]), subject.computes_in), key=tolerances.PRECISION_ORDER.index
+        )
         self.outputs = [y.detach().clone() for y in graph.outputs]
         self.cotangents = subject.cotangents(graph.outputs)
         self.gradients: Gradients = subject.differentiate(graph, self.cotangents)
@@ -71,7 +77,9 @@ class Oracle:
 
     def in_float64(self) -> "Oracle":
         """The oracle at the same values in float64, where differences see more; itself where that does not run."""
-        return self if real(self.dtype) == torch.float64 else Oracle(self.subject, self.values, self.others)
+        return self if real(self.dtype) == torch.float64 else Oracle(
+            self.subject, self.values, self.others, longest=self.longest
+        )
 
     @property
     def measurable(self) -> bool:
@@ -92,7 +100,7 @@ class Oracle:
         draw = self.subject.generator("direction", key)
         chosen: list[Tensor | None] = [None] * len(self.values)
         for i in slots:
-            v = probe_direction(self.values[i], draw)
+            v = probe_direction(self.values[i], draw, self.longest)
             if part and v.is_complex():
                 v = v.real.to(v.dtype) if part == "real" else 1j * v.imag.to(v.dtype)
             chosen[i] = v
@@ -123,7 +131,7 @@ class Oracle:
         value = self.values[slot]
         found = Elements(slot, list(self.sampled(value.numel()) if where is None else where), [], [], [], [])
         flat = self.flat(slot)
-        step, size = typical(value), 0.1 * largest(flat)
+        step, size = min(typical(value), self.longest), 0.1 * largest(flat)
         for place in found.where:
             actual = complex(flat[place].item())
             slope = self._slope_at(slot, place, step)

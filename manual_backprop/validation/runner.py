@@ -108,12 +108,16 @@ def _answers(probe: Probe, subject: Subject) -> list[Finding]:
     except Broken as broken:
         return [_broken(subject, broken)]
     except Exception as error:
+        if not where(error):  # not in the user's code
+            return [Finding("inconclusive", f"the probe itself stopped at {type(error).__name__}: {one_line(error)}")]
         return [_crash(f"the probe stopped at {type(error).__name__}: {one_line(error)}", error)]
     return found or [Finding("pass", "ok")]
 
 
 def _broken(subject: Subject, broken: Broken) -> Finding:
     """The plain pass itself raises: told once as a failure, and as a skip wherever else it stops a probe."""
+    if "plain" in vars(subject) and broken.stage == "forward":
+        return Finding("inconclusive", f"forward does not take the values tried: {one_line(broken)}")
     if subject.memo.get("told") == str(broken):
         return Finding("skip", f"not asked: {one_line(broken)}")
     subject.memo["told"] = str(broken)
@@ -171,7 +175,7 @@ def _check_forward(subject: Subject) -> None:
     try:
         first = _seeded(subject, 1)
     except Broken as broken:
-        if "leaf Variable that requires grad is being used in an in-place operation" not in str(broken):
+        if "leaf Variable that requires grad" not in str(broken) and "view of a leaf" not in str(broken):
             return
         subject.in_place = True
         first = _seeded(subject, 1)

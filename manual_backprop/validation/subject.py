@@ -139,14 +139,18 @@ class Subject:
         except Exception as error:
             raise Broken("forward", error) from error
 
-    def differentiate(self, graph: Graph, cotangents: Sequence[Tensor | None], **options: bool) -> Gradients:
+    def differentiate(
+        self, graph: Graph, cotangents: Sequence[Tensor | None], own: bool = False, **options: bool
+    ) -> Gradients:
         """The gradients of the leaves for one cotangent (or None) an output, None where there is none.
+
+        Contiguous cotangents are copied, since a backward may write into them; `own` hands over the very tensors.
 
         Raises:
             Broken: the backward pass raised.
         """
         pairs = [
-            (output, cotangent)
+            (output, cotangent if own else _spare(cotangent))
             for output, cotangent in zip(graph.outputs, cotangents, strict=True)
             if cotangent is not None and output.requires_grad
         ]
@@ -179,7 +183,7 @@ class Subject:
         graph = self.run()
         cotangents = self.cotangents(graph.outputs)
         outputs = [output.detach().clone() for output in graph.outputs]
-        gradients = self.differentiate(graph, [None if c is None else c.clone() for c in cotangents])
+        gradients = self.differentiate(graph, cotangents)
         return Plain(outputs, cotangents, [None if g is None else g.detach().clone() for g in gradients])
 
     @functools.cached_property
@@ -209,6 +213,18 @@ class Subject:
             for value, need in zip(self.values, self.needs, strict=True)
         ]
 
+    def elsewhere(self, key: object = 0) -> list[Tensor]:
+        """Another sample of the same shapes: the elements in reverse order, so that signs and maxima move, and moved a
+        little; `nearby` where forward does not take that."""
+        near = self.nearby(key)
+        far = [v.flip(tuple(range(v.ndim))) if need else v for v, need in zip(near, self.needs, strict=True)]
+        try:
+            outputs = self.run(far).outputs
+        except Broken:
+            return near
+        shapes = [output.shape for output in outputs] == [output.shape for output in self.plain.outputs]
+        return far if shapes and all(bool(tolerances.wide(output).isfinite().all()) for output in outputs) else near
+
     @functools.cached_property
     def noise(self) -> list[float | Tensor]:
         """What each gradient changes by when inputs and cotangents move by one rounding (see `tolerances`)."""
@@ -226,7 +242,8 @@ class Subject:
                 continue
             for i, (before, after) in enumerate(zip(expected, found, strict=True)):
                 if before is not None and after is not None and before.shape == after.shape and before.numel():
-                    total[i] = _noisier(total[i], tolerances.wide(after) - tolerances.wide(before), largest(before))
+                    size = max(largest(before), largest(self.plain.gradients[i]))
+                    total[i] = _noisier(total[i], tolerances.wide(after) - tolerances.wide(before), size)
         return total
 
     def compare(
@@ -243,7 +260,7 @@ class Subject:
             scale: the size of the cotangents beside the plain ones.
         """
         noise = self.noise if noise is None else noise
-        dtype = coarsest([*actual, *expected, *self.values, *self.plain.outputs])
+        dtype = min(coarsest([*actual, *expected]), self.dtype, key=tolerances.PRECISION_ORDER.index)
         floor = tolerances.FLOOR * epsilon(dtype) * max([largest(e) for e in expected], default=0.0)
         found = []
         for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
@@ -254,17 +271,59 @@ class Subject:
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
-        """The least precise floating dtype in play."""
-        return coarsest([*self.values, *self.plain.outputs])
+        """The least precise floating dtype in play: that of a tensor, or one that forward casts to inside."""
+        dtypes = (coarsest([*self.values, *self.plain.outputs]), self.computes_in)
+        return min(dtypes, key=tolerances.PRECISION_ORDER.index)
+
+    @functools.cached_property
+    def computes_in(self) -> torch.dtype:
+        """The dtype that forward casts its inputs to, which shows where rounding them to it changes no bit of the
+        outputs; float64 where there is none."""
+        found = torch.float64
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            rounded = [_through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)]
+            if not _changed(rounded, self.values):
+                continue  # the sample is of few bits itself
+            try:
+                outputs = self.run(rounded).outputs
+            except Broken:
+                break
+            if _changed(outputs, self.plain.outputs) or not self._varies(by=32 * epsilon(dtype)):
+                break
+            found = dtype
+        return found
+
+    def _varies(self, by: float) -> bool:
+        """Whether so small a step changes about as many outputs as a large one does: a floor or a sign would not."""
+        few, many = (_changed(self.run(self.nearby("varies", size)).outputs, self.plain.outputs) for size in (by, 0.3))
+        return few > 0.5 * many
+
+
+def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` rounded to a real dtype, in its own."""
+    if value.is_complex():
+        return torch.view_as_complex(torch.view_as_real(value).to(dtype).to(real(value.dtype)))
+    return value.to(dtype).to(value.dtype)
+
+
+def _changed(after: Sequence[Tensor], before: Sequence[Tensor]) -> int:
+    """How many elements differ."""
+    return sum(int((tolerances.wide(a) != tolerances.wide(b)).sum()) for a, b in zip(after, before, strict=True))
 
 
 def _copied(value: Tensor) -> Tensor:
     return value.detach().clone()
 
 
+def _spare(cotangent: Tensor) -> Tensor:
+    """A copy, unless its layout is what matters or it is part of a graph."""
+    plain = cotangent.is_contiguous() and cotangent.storage_offset() == 0 and not cotangent.requires_grad
+    return cotangent.clone() if plain else cotangent
+
+
 def _rounded(value: Tensor, draw: torch.Generator) -> Tensor:
-    signs = torch.randint(0, 2, value.shape, generator=draw).to(value.device) * 2 - 1
-    return value * (1 + epsilon(value.dtype) * signs).to(real(value.dtype))
+    signs = (torch.randint(0, 2, value.shape, generator=draw) * 2 - 1).to(value.device, real(value.dtype))
+    return value * (1 + epsilon(value.dtype) * signs)
 
 
 def _noisier(noise: float | Tensor, change: Tensor, size: float) -> float | Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.audit import hand_written
 from manual_backprop.validation.diagnosis import wrong_gradient
 from manual_backprop.validation.differences import inner, norm
 from manual_backprop.validation.locate import wrong_derivatives
@@ -99,7 +100,7 @@ def _remainder(oracle: Oracle, v: list[Tensor | None], h: float, analytic: float
 def kink(subject: Subject) -> Iterator[Finding]:
     """MB105: at a kink the gradient lies between the one-sided slopes; zeros and ties are put into the sample."""
     _ = subject.plain
-    seen = 0
+    seen, by_hand = 0, hand_written(subject.run().outputs)
     for words, values in _kinked_samples(subject):
         try:
             oracle = Oracle(subject, values)
@@ -113,12 +114,14 @@ def kink(subject: Subject) -> Iterator[Finding]:
             for place, slope, verdict, actual in zip(
                 elements.where, elements.slopes, elements.verdicts, elements.actual, strict=True
             ):
-                if verdict != "kink":
+                if verdict != "kink" and not (slope.kinked and math.isnan(actual.real) and by_hand):
                     continue
                 seen += 1
+                if _tied(oracle.values[slot], place):
+                    continue  # a choice among equals (sort, max) is no matter of one coordinate, but see below
                 bounds = _subgradients(oracle, slot, place)
                 slack = 1e-3 * max(map(abs, bounds)) + 10 * slope.error * 1e-3
-                if bounds[0] - slack <= actual.real <= bounds[1] + slack:
+                if math.isinf(actual.real) or bounds[0] - slack <= actual.real <= bounds[1] + slack:
                     continue
                 index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), oracle.values[slot].shape))
                 yield fail(
@@ -131,18 +134,47 @@ def kink(subject: Subject) -> Iterator[Finding]:
                     actual=actual.real,
                 )
                 return
+    if by_hand:
+        yield from _ties(oracle_of(subject))
     if not seen:
         raise Skipped("no kink at the sample, at zeros or at ties")
 
 
+def _ties(oracle: Oracle) -> Iterator[Finding]:
+    """Elements that are equal moved together: where that is smooth, the shares of one maximum add up to one."""
+    if not oracle.measurable:
+        return
+    for slot in oracle.asked:
+        value = oracle.values[slot]
+        if value.is_complex() or value.numel() > 4096:
+            continue
+        numbers, counts = value.unique(return_counts=True)
+        for number in numbers[counts > 1][:4]:
+            direction: list[Tensor | None] = [None] * len(oracle.values)
+            direction[slot] = (value == number).to(value.dtype)
+            slope = oracle.slope(direction)
+            analytic = inner(oracle.gradients[slot], direction[slot])
+            if not slope.kinked and slope.judge(analytic, norm(oracle.gradients[slot], direction[slot]), oracle.dtype) == "wrong":
+                yield fail(
+                    f"where elements of `{oracle.subject.slots[slot].name}` are equal, their gradients do not add up",
+                    cause=f"moved together the slope is {slope.central:.6g}, and the gradients sum to {analytic:.6g}: "
+                    "each of the equals gets the whole",
+                    fix="give it to one of them, or share it out",
+                    input=oracle.subject.slots[slot].name,
+                    expected=slope.central,
+                    actual=analytic,
+                )
+                return
+
+
 def _kinked_samples(subject: Subject) -> Iterator[tuple[str, list[Tensor]]]:
-    """The sample, then with zeros in each slot, then with ±1 (where hinges and clamps turn)."""
+    """The sample, then with one element of each slot at 0, then at ±1 (where hinges and clamps turn)."""
     yield "in the sample", list(subject.values)
     for number in (0.0, 1.0, -1.0):
-        values = [value.clone(memory_format=torch.contiguous_format) for value in subject.values]
+        values = [value.contiguous() for value in subject.nearby(("kink", number), by=0.2)]
         for value, need in zip(values, subject.needs, strict=True):
             if need and value.numel() and not value.is_complex():
-                value.view(-1)[:: max(2, value.numel() // 8)] = number
+                value.view(-1)[value.numel() // 2] = number
         yield f"where an input is {number:g}", values
 
 
@@ -150,7 +182,12 @@ def _kink_places(oracle: Oracle, slot: int, words: str) -> list[int]:
     count = oracle.values[slot].numel()
     if words == "in the sample":
         return oracle.sampled(count)[:32]
-    return list(range(0, count, max(2, count // 8)))[:10]
+    return [count // 2] if count else []
+
+
+def _tied(value: Tensor, place: int) -> bool:
+    flat = value.reshape(-1)
+    return int((flat == flat[place]).sum()) > 2
 
 
 def _subgradients(oracle: Oracle, slot: int, place: int) -> tuple[float, float]:
@@ -174,12 +211,15 @@ def complex_convention(subject: Subject) -> Iterator[Finding]:
     _ = subject.plain
     if not any(value.is_complex() for value in [*subject.values, *subject.plain.outputs]):
         raise Skipped("no complex tensor")
-    oracle = _measurable(subject)
+    # Away from the real axis, where a conjugate would not show.
+    oracle = Oracle(subject, [_turned(subject, i, value) for i, value in enumerate(subject.values)])
+    if not oracle.measurable:
+        raise Inconclusive("outputs are not finite")
     for slot in oracle.asked:
         for part in ("real", "imag") if oracle.values[slot].is_complex() else ("",):
             if oracle.along([slot], part, part) != "wrong":
                 continue
-            conjugate = Oracle(subject)
+            conjugate = Oracle(subject, oracle.values)
             conjugate.gradients = [None if g is None else g.conj().resolve_conj() for g in oracle.gradients]
             is_conjugate = all(conjugate.along([slot], p, p) != "wrong" for p in ("real", "imag"))
             yield fail(
@@ -189,6 +229,13 @@ def complex_convention(subject: Subject) -> Iterator[Finding]:
                 input=subject.slots[slot].name,
             )
             break
+
+
+def _turned(subject: Subject, slot: int, value: Tensor) -> Tensor:
+    if not value.is_complex() or not subject.needs[slot]:
+        return value
+    angle = 2 * math.pi * torch.rand(value.shape, generator=subject.generator("turned", slot))
+    return value * torch.polar(torch.ones_like(angle), angle).to(value)
 
 
 def _measurable(subject: Subject) -> Oracle:

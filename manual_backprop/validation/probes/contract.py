@@ -93,15 +93,16 @@ def dtype(subject: Subject) -> Iterator[Finding]:
 
 
 def device(subject: Subject) -> Iterator[Finding]:
-    """MB205: each gradient is on its argument's device, and strided where that is (or sparse_coo, as embeddings)."""
+    """MB205: each gradient is on its argument's device, and (or it warns) in its layout."""
     for call, number, value in _returned(subject):
         argument = call.arguments[number]
-        layouts = (argument.layout, torch.sparse_coo)
-        if argument.device is not None and (value.device != argument.device or value.layout not in layouts):
-            yield fail(
+        if argument.device is not None and (value.device != argument.device or value.layout != argument.layout):
+            # torch's own embedding can do the latter, and some optimisers take it.
+            tell = fail if value.device != argument.device else warn
+            yield tell(
                 f"{call.function.__name__}.backward returns the gradient of `{argument.name}` on {value.device} as "
                 f"{value.layout}, which is on {argument.device} as {argument.layout}",
-                cause="a tensor made in backward without device=",
+                cause="a tensor made in backward in another place or layout",
                 fix="make it with new_zeros or zeros_like",
                 input=argument.name,
             )
@@ -137,16 +138,24 @@ def finite(subject: Subject) -> Iterator[Finding]:
 
 def alias(subject: Subject) -> Iterator[Finding]:
     """MB207: changing a returned gradient changes nothing else, and a later pass does not change it."""
+    ones = [None if c is None else torch.ones_like(c) for c in subject.plain.cotangents]
+    found = list(_memory_of_others(subject, subject.plain.cotangents)) or list(_memory_of_others(subject, ones))
+    found = found or list(_buffer_reused(subject))
+    if not found and functions_of(subject.run().outputs):
+        found = list(_leaves_share(subject))
+    yield from found
+
+
+def _memory_of_others(subject: Subject, cotangents: list[Any]) -> Iterator[Finding]:
     graph = subject.run()
-    given = [None if c is None else c.clone() for c in subject.plain.cotangents]
-    gradients = [g for g in subject.differentiate(graph, given, retain_graph=True) if g is not None]
+    gradients = [g for g in subject.differentiate(graph, cotangents) if g is not None]
     if any(g.layout != torch.strided for g in gradients):
         raise Skipped("a sparse gradient")
     kept = [*graph.leaves, *graph.outputs]
     before = snapshot(kept)
     with torch.no_grad():
         for gradient in gradients:
-            if not _overlapping(gradient):
+            if not _overlapping(gradient) and not gradient._is_zerotensor():
                 gradient.add_(1)
     for i, (old, new) in enumerate(zip(before, snapshot(kept), strict=True)):
         if not same_bytes(old, new):
@@ -156,16 +165,13 @@ def alias(subject: Subject) -> Iterator[Finding]:
                 cause="backward returns a saved tensor (or a view of it) as it is",
                 fix="return a new tensor: multiply by grad_output, or clone",
             )
-    yield from _buffer_reused(subject)
-    if functions_of(graph.outputs):
-        yield from _leaves_share(subject)
 
 
 def _buffer_reused(subject: Subject) -> Iterator[Finding]:
     first = subject.gradients()
     before = snapshot(first)
     try:
-        subject.gradients(subject.nearby("alias"))
+        subject.gradients(subject.elsewhere("alias"))
     except Broken:
         return
     for slot, (old, new) in enumerate(zip(before, snapshot(first), strict=True)):
@@ -318,8 +324,9 @@ def non_differentiable(subject: Subject) -> Iterator[Finding]:
     """MB211: an output whose gradient is dropped is marked, or does not depend on the inputs."""
     _need_truth(subject)
     oracle = oracle_of(subject)
-    if len(subject.targets) < 2 or not oracle.measurable:
-        raise Skipped("one output that can be differentiated")
+    if len(oracle.outputs) < 2 or not oracle.measurable:
+        raise Skipped("one output")
+    yield from _marked_wrongly(subject)
     for target in subject.targets:
         alone = [
             None if c is None else c if i == target else torch.zeros_like(c) for i, c in enumerate(oracle.cotangents)
@@ -340,15 +347,36 @@ def non_differentiable(subject: Subject) -> Iterator[Finding]:
             )
 
 
+def _marked_wrongly(subject: Subject) -> Iterator[Finding]:
+    """The outputs that are differentiable are constant, and one that is marked is not."""
+    oracle = oracle_of(subject)
+    moving = []
+    for number, output in enumerate(oracle.outputs):
+        if output.is_floating_point():
+            only = [torch.ones_like(output) if i == number else None for i in range(len(oracle.outputs))]
+            slope = oracle.slope(oracle.direction(oracle.asked, "moving"), only)
+            if not _is_zero(slope) and slope.error < 0.05 * abs(slope.central):
+                moving.append(number)
+    if moving and not set(moving) & set(subject.targets):
+        yield fail(
+            f"output {moving[0]} is marked as not differentiable and depends on the inputs; what is left is constant",
+            cause="ctx.mark_non_differentiable names the wrong output",
+            fix="mark the indices, not the values",
+            output=moving[0],
+        )
+
+
 def no_grad(subject: Subject) -> Iterator[Finding]:
     """MB212: forward runs, to the same values, under no_grad and inference_mode."""
-    for mode in (torch.no_grad, torch.inference_mode):
+    nothing = (False,) * len(subject.needs)
+    for mode, needs in ((torch.no_grad, None), (torch.inference_mode, None), (torch.no_grad, nothing)):
+        words = mode.__name__ + (" with inputs that require no grad" if needs else "")
         try:
             with mode():
-                outputs = subject.run().outputs
+                outputs = subject.run(needs=needs).outputs
         except Broken as broken:
             yield fail(
-                f"forward raises under {mode.__name__}: {type(broken.error).__name__}: {broken.error}",
+                f"forward raises under {words}: {type(broken.error).__name__}: {broken.error}",
                 cause="forward counts on a graph or on inputs that require grad",
                 fix="let forward compute the same whether gradients are asked for or not",
             )
@@ -356,7 +384,7 @@ def no_grad(subject: Subject) -> Iterator[Finding]:
         for number, (a, b) in enumerate(zip(outputs, subject.plain.outputs, strict=True)):
             found = mismatch(a, b, SAME_RTOL[subject.dtype])
             if found is not None:
-                yield fail(f"output {number} is another under {mode.__name__}", output=number, index=found.index,
+                yield fail(f"output {number} is another under {words}", output=number, index=found.index,
                            cause="forward branches on requires_grad", fix="compute the same value")  # fmt: skip
 
 

@@ -134,7 +134,9 @@ def _judged(
     except Broken as broken:
         if raised_on_purpose(broken.error):
             raise Skipped(f"{broken.stage} refuses: {broken.error}") from broken
-        yield crash(broken, setting)
+        # A gradient of the wrong shape is a wrong answer; a kernel that refuses is a loud one.
+        wrong = "invalid gradient" in str(broken) and "without" not in setting
+        yield (_raises if wrong else crash)(broken, setting)
         return
     if subject.trusted:
         yield from wrong_derivatives(oracle, setting)
@@ -151,7 +153,7 @@ def broadcast(subject: Subject) -> Iterator[Finding]:
             if subject.leaves[slot.leaf].shape[axis] < 2 or slot.parameter or not slot.asked or asked >= 8:
                 continue
             reshaped = _reshaped(subject, [slot.leaf], lambda t, axis=axis: t.narrow(axis, 0, 1))  # type: ignore[misc]
-            if not _same_shapes(subject, reshaped, shapes):
+            if not _spans(subject, slot.leaf, axis, shapes) or not _same_shapes(subject, reshaped, shapes):
                 continue
             asked += 1
             setting = f"where `{slot.name}` has size 1 along axis {axis} and is broadcast"
@@ -164,6 +166,13 @@ def broadcast(subject: Subject) -> Iterator[Finding]:
                 return
     if not asked:
         raise Skipped("forward broadcasts no input")
+
+
+def _spans(subject: Subject, leaf: int, axis: int, shapes: list[torch.Size]) -> bool:
+    """Whether the axis is one of the outputs' too, so that the same output shape means a broadcast (not so in a cost)."""
+    shape = subject.leaves[leaf].shape
+    from_right = axis - len(shape)
+    return all(len(s) >= -from_right and s[from_right] == shape[axis] for s in shapes)
 
 
 def _same_shapes(subject: Subject, reshaped: Reshaped, shapes: list[torch.Size]) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.audit import functions_of
+from manual_backprop.validation.audit import hand_written
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.exceptions import raised_on_purpose
+from manual_backprop.validation.oracle import Oracle
 from manual_backprop.validation.probe import Probe, Skipped
 from manual_backprop.validation.report import Finding, fail
 from manual_backprop.validation.subject import Broken, Gradients, Subject
@@ -120,7 +121,16 @@ def _compared(subject: Subject, layout: Layout, which: str, words: str) -> list[
     values, given = (subject.values, dense) if which == "grad_outputs" else (dense, plain.cotangents)
     noise = subject.noise if same_values else subject.noise_at(values, given, expected)
     message = f"the gradient of {{name}} is another for {which} that are {words}"
-    return list(differing(subject, actual, expected, message, setting, noise, fix=CONTIGUOUS))
+    found = list(differing(subject, actual, expected, message, setting, noise, fix=CONTIGUOUS))
+    # Equal rows are ties: which of them a maximum or a sort takes may depend on the layout.
+    if found and which == "inputs" and not same_values and _kinked(subject, dense):
+        return []
+    return found
+
+
+def _kinked(subject: Subject, values: list[Tensor]) -> bool:
+    oracle = Oracle(subject, values)
+    return not oracle.measurable or oracle.verdict() in ("kink", "unknown")
 
 
 def _loud(subject: Subject, broken: Broken, which: str) -> bool:
@@ -128,15 +138,15 @@ def _loud(subject: Subject, broken: Broken, which: str) -> bool:
 
     The layout of an input is the caller's choice and may be refused by a `raise`; that of grad_output is not.
     """
-    bits = "negative bit" in str(broken) or "conjugate bit" in str(broken)
+    bits = "numpy" in str(broken)  # NumPy knows no lazy negation, and says so
     chosen = which == "inputs" and broken.stage == "forward" and raised_on_purpose(broken.error)
-    return bits or chosen or not functions_of(subject.run().outputs)
+    return bits or chosen or not hand_written(subject.run().outputs)
 
 
 def _run(subject: Subject, tensors: list[Tensor], which: str) -> Gradients:
     if which == "inputs":
         return subject.gradients(tensors, subject.plain.cotangents, keep_layout=True)
-    return subject.gradients(cotangents=tensors)
+    return subject.differentiate(subject.run(), tensors, own=True)
 
 
 def _crash(broken: Broken, setting: str) -> Finding:

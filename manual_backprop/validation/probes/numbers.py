@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.audit import hand_written
 from manual_backprop.validation.diagnosis import wrong_gradient
 from manual_backprop.validation.differences import settled
 from manual_backprop.validation.exceptions import raised_on_purpose
@@ -15,7 +16,7 @@ from manual_backprop.validation.oracle import Oracle, in_dtype
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
 from manual_backprop.validation.subject import Broken, Gradients, Subject
-from manual_backprop.validation.tolerances import BUDGET, epsilon, largest, mismatch, real, wide
+from manual_backprop.validation.tolerances import BUDGET, EAGER_FACTOR, epsilon, largest, mismatch, real, wide
 
 NOT_SUPPORTED = ("not implemented for", "unsupported ScalarType", "not supported", "expected scalar type", "Unsupported")
 
@@ -34,7 +35,7 @@ class Exact:
 
 def precision(dtype: torch.dtype) -> Callable[[Subject], Iterator[Finding]]:
     def probe(subject: Subject) -> Iterator[Finding]:
-        _ = subject.plain
+        _written_by_hand(subject)
         values = [_quantised(value, dtype) for value in subject.values]
         given = [c if c is None else _quantised(c, dtype) for c in subject.plain.cotangents]
         try:
@@ -87,7 +88,7 @@ def _exact(subject: Subject, values: list[Tensor], given: list[Any], dtype: torc
 
 
 def _shaken(value: Tensor, dtype: torch.dtype, draw: torch.Generator) -> Tensor:
-    signs = torch.randint(0, 2, value.shape, generator=draw).to(value.device) * 2 - 1
+    signs = (torch.randint(0, 2, value.shape, generator=draw) * 2 - 1).to(value.device, torch.float64)
     return value * (1 + epsilon(dtype) * signs)
 
 
@@ -101,16 +102,22 @@ def _errors(truth: Subject, values: list[Tensor], given: list[Any], exact: Gradi
 
 def _over_budget(subject: Subject, actual: Gradients, exact: Exact, dtype: torch.dtype) -> Iterator[Finding]:
     overall = max([largest(e) for e in exact.gradients], default=0.0)
-    for slot, (a, e) in enumerate(zip(actual, exact.gradients, strict=True)):
+    for slot, (given, e) in enumerate(zip(actual, exact.gradients, strict=True)):
         if e is None or not subject.needs[slot]:
             continue
+        a = given.to_dense() if given is not None and given.layout != torch.strided else given
         # Beyond the range of the dtype, and where the exact one is not finite, nothing is asked.
         expected = torch.where(wide(e).abs() < 0.1 * torch.finfo(dtype).max, wide(e), torch.nan)
+        if dtype == torch.float16 and exact.eager is None and a is not None:
+            # In that narrow range an intermediate may overflow in eager torch too; NaN among small numbers may not.
+            overflow = a.isinf() | (a.isnan() & (expected.abs() > 100))
+            expected = torch.where(overflow, torch.nan, expected)
         rounding = max(epsilon(dtype) * largest(expected), exact.noise[slot], 0.1 * epsilon(dtype) * overall)
         rounding += float(torch.finfo(dtype).tiny)
+        allowed = BUDGET[dtype] * rounding
         if exact.eager is not None:
-            rounding = max(rounding / 4, 2 * exact.eager[slot])
-        found = mismatch(a, expected, 0.0, BUDGET[dtype] * rounding)
+            allowed = EAGER_FACTOR * exact.eager[slot] + 2 * rounding
+        found = mismatch(a, expected, 0.0, allowed)
         if found is not None:
             e_, a_ = found.numbers
             times = abs(a_ - e_) / (epsilon(dtype) * max(largest(expected), 1e-300))
@@ -122,20 +129,28 @@ def _over_budget(subject: Subject, actual: Gradients, exact: Exact, dtype: torch
 
 def saturated(subject: Subject) -> Iterator[Finding]:
     """MB604: far out on either side (±1e2, ±1e4) no NaN or infinity where the derivative is finite, and no wrong value."""
-    _ = subject.plain
-    yield from _at_extremes(subject, (1e2, 1e4), "for inputs of size {:g}")
+    _written_by_hand(subject)
+    yield from _at_extremes(subject, (1e1, 1e2, 1e4), "for inputs of size {:g}")
 
 
 def tiny(subject: Subject) -> Iterator[Finding]:
-    """MB605: for inputs that underflow (1e-30) and exact zeros, no NaN or infinity where the derivative is finite."""
+    """MB605: with tiny elements and exact zeros, no NaN or infinity where the derivative is finite."""
+    _written_by_hand(subject)
+    yield from _at_extremes(subject, (1e-12, 1e-16, 0.0), "with elements of size {:g}")
+
+
+def _written_by_hand(subject: Subject) -> None:
+    """Eager torch is what precision is measured by, so there is nothing to ask of torch's own formulas."""
     _ = subject.plain
-    yield from _at_extremes(subject, (1e-30, 0.0), "for inputs of size {:g}")
+    if not hand_written(subject.run().outputs):
+        raise Skipped("no hand-written backward in the graph")
 
 
 def _at_extremes(subject: Subject, magnitudes: Sequence[float], words: str) -> Iterator[Finding]:
     asked = False
     for magnitude in magnitudes:
-        for which in ("all inputs", *[i for i, need in enumerate(subject.needs) if need][:4]):
+        slots = [i for i, need in enumerate(subject.needs) if need][:4]
+        for which in ("all inputs", *slots) if magnitude >= 1 else slots:
             for dtype in dict.fromkeys((torch.float64, real(subject.dtype), torch.float32)):
                 if dtype in (torch.float16, torch.bfloat16):
                     continue
@@ -158,13 +173,24 @@ def _extreme(subject: Subject, magnitude: float, which: Any, dtype: torch.dtype)
         if not need or which not in ("all inputs", i) or value.is_complex():
             values.append(in_dtype(value, dtype))
             continue
-        signs = torch.randint(0, 2, value.shape, generator=draw) * 2 - 1
-        size = 0.5 + 0.5 * torch.rand(value.shape, generator=draw, dtype=torch.float64)
-        values.append((magnitude * signs * size).to(value.device, dtype))
+        values.append(_resized(value, magnitude, draw).to(value.device, dtype))
     try:
-        return Oracle(subject, values, widen=False)
+        return Oracle(subject, values, widen=False, longest=1.0)
     except Broken:
         return None
+
+
+def _resized(value: Tensor, magnitude: float, draw: torch.Generator) -> Tensor:
+    """Numbers of that size: all of them where it is large, a third of the sample's where it is tiny.
+
+    A sample without negative numbers may have a domain without them.
+    """
+    sample = value.detach().cpu().double()
+    signs = torch.randint(0, 2, value.shape, generator=draw) * 2 - 1
+    if value.numel() and bool((sample >= 0).all()):
+        signs = signs.abs()
+    size = magnitude * signs * (0.5 + 0.5 * torch.rand(value.shape, generator=draw, dtype=torch.float64))
+    return size if magnitude >= 1 else torch.where(torch.rand(value.shape, generator=draw) < 0.4, size, sample)
 
 
 def _bad_at(oracle: Oracle, setting: str, magnitude: float) -> Iterator[Finding]:
@@ -178,7 +204,7 @@ def _bad_at(oracle: Oracle, setting: str, magnitude: float) -> Iterator[Finding]
             continue
         truth = oracle.in_float64()
         # One coordinate may be smooth where the function as a whole is not (the LU factors of a zero matrix).
-        if not settled(truth.slope(truth.direction([slot], "settled"))):
+        if not settled(truth.slope(truth.direction([slot], "settled"))) or not _forward_agrees(oracle, truth):
             continue
         elements = truth.elements(slot, bad[:4])
         room = 1e-3 * torch.finfo(real(oracle.dtype)).max
@@ -200,14 +226,22 @@ def _bad_at(oracle: Oracle, setting: str, magnitude: float) -> Iterator[Finding]
     finite = all(bool(oracle.flat(slot).isfinite().all()) for slot in oracle.asked)
     if finite and magnitude >= 1 and oracle.dtype == torch.float64:
         try:
-            yield from wrong_derivatives(oracle, setting)
+            # One that cannot be pinned to an element may be rounding, at such sizes.
+            yield from (finding for finding in wrong_derivatives(oracle, setting) if finding.index is not None)
         except Inconclusive:
             return
 
 
+def _forward_agrees(oracle: Oracle, truth: Oracle) -> bool:
+    """Whether forward has not itself left the range of the dtype, or come near it."""
+    room = torch.finfo(real(oracle.dtype)).max ** 0.5
+    pairs = zip(oracle.outputs, truth.outputs, strict=True)
+    return all(mismatch(a, b, 1e-3) is None and largest(b) < room for a, b in pairs if b.is_floating_point())
+
+
 def autocast(backward_too: bool) -> Callable[[Subject], Iterator[Finding]]:
     def probe(subject: Subject) -> Iterator[Finding]:
-        _ = subject.plain
+        _written_by_hand(subject)
         values = [value if value.is_complex() else value.to(torch.float32) for value in subject.values]
         where = "forward and backward" if backward_too else "forward"
         try:
@@ -246,7 +280,7 @@ PROBES = (
     Probe("MB602", "bfloat16", "numbers", "Is bfloat16 within its budget?", "6 passes", "", precision(torch.bfloat16)),
     Probe("MB603", "float16", "numbers", "Is float16 within its budget?", "6 passes", "", precision(torch.float16)),
     Probe("MB604", "saturated", "numbers", "Is it right for ±1e2 and ±1e4?", "some 100 forwards", "", saturated),
-    Probe("MB605", "tiny", "numbers", "Is it finite for 1e-30 and 0?", "some 10 passes", "", tiny),
+    Probe("MB605", "tiny", "numbers", "Is it finite for 1e-12 and 0?", "some 10 passes", "", tiny),
     Probe("MB606", "autocast_forward", "numbers", "Right with autocast on the forward?", "5 passes", "",
           autocast(False)),
     Probe("MB607", "autocast_both", "numbers", "Right with autocast on both?", "5 passes", "", autocast(True)),

@@ -31,7 +31,7 @@ def repeat(subject: Subject) -> Iterator[Finding]:
 def threads(subject: Subject) -> Iterator[Finding]:
     """MB902: passes in several threads at once, each with its own inputs, do not disturb each other."""
     _ = subject.plain
-    values = [subject.values if k == 0 else subject.nearby(("thread", k)) for k in range(THREADS)]
+    values = [subject.values if k == 0 else subject.elsewhere(("thread", k)) for k in range(THREADS)]
     expected = [subject.gradients(v) for v in values]
     replicas = [_replica(subject) for _ in range(THREADS)]
     found: list[list[Gradients]] = [[] for _ in range(THREADS)]

@@ -9,9 +9,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from manual_backprop.validation.audit import audited, functions_of, same_bytes, snapshot
+from manual_backprop.validation.audit import audited, hand_written, same_bytes, snapshot
 from manual_backprop.validation.diagnosis import differing
-from manual_backprop.validation.probe import Probe, Skipped
+from manual_backprop.validation.exceptions import one_line, raised_on_purpose
+from manual_backprop.validation.locate import wrong_derivatives
+from manual_backprop.validation.oracle import Oracle, oracle_of
+from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
 from manual_backprop.validation.subject import Broken, Gradients, Graph, Subject
 
@@ -60,7 +63,7 @@ def _watched(subject: Subject, held: list[Any]) -> tuple[Graph, list[Tensor]]:
 
 
 def _written(subject: Subject, name: str, stage: str, asked: bool) -> Iterator[Finding]:
-    if not asked and not functions_of(subject.run().outputs):
+    if not asked and not hand_written(subject.run().outputs):
         return  # torch's own functions update running statistics so, as documented
     yield fail(
         f"{stage} writes into its input `{name}`",
@@ -75,7 +78,7 @@ def grad_output_written(subject: Subject) -> Iterator[Finding]:
     given = [None if c is None else c.clone() for c in subject.plain.cotangents]
     before = snapshot(given)
     graph = subject.run()
-    subject.differentiate(graph, given)
+    subject.differentiate(graph, given, own=True)
     written = [i for i, (a, b) in enumerate(zip(before, snapshot(given), strict=True)) if not same_bytes(a, b)]
     written += [i for call in audited(subject).calls for i in call.grad_outputs_written]
     if written:
@@ -98,8 +101,7 @@ def saved_written(subject: Subject) -> Iterator[Finding]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = subject.run()
     before = snapshot(saved)
-    given = [None if c is None else c.clone() for c in subject.plain.cotangents]
-    subject.differentiate(graph, given)
+    subject.differentiate(graph, subject.plain.cotangents)
     if any(not same_bytes(old, new) for old, new in zip(before, snapshot(saved), strict=True)):
         yield fail(
             "backward writes into a saved tensor",
@@ -115,12 +117,12 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
     other = [None if c is None else c.flip(0) * 0.5 if c.ndim else c * 0.5 for c in subject.plain.cotangents]
     expected = [subject.plain.gradients, subject.plain.gradients, subject.gradients(cotangents=other)]
     for number, (given, wanted) in enumerate(zip((subject.plain.cotangents,) * 2 + (other,), expected, strict=True)):
-        copies = [None if c is None else c.clone() for c in given]
         try:
-            actual = subject.differentiate(graph, copies, retain_graph=True)
+            actual = subject.differentiate(graph, given, retain_graph=True)
         except Broken as broken:
             message = f"backward number {number + 1} over one graph raises: {broken.error}"
-            yield warn(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
+            tell = warn if raised_on_purpose(broken.error) else fail
+            yield tell(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
             return
         words = {"cause": "backward changes or caches what it works with", "fix": "let backward depend on saved tensors"}
         message = f"the gradient of {{name}} is another in backward number {number + 1} over one graph"
@@ -133,7 +135,7 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
 def interleaved(subject: Subject) -> Iterator[Finding]:
     """MB505: two graphs at once do not disturb each other."""
     _ = subject.plain
-    values = subject.nearby("interleaved")
+    values = subject.elsewhere("interleaved")
     expected = [subject.plain.gradients, subject.gradients(values)]
     for order in ((0, 1), (1, 0)):
         graphs = [subject.run(), subject.run(values)]
@@ -191,9 +193,11 @@ def leak(subject: Subject) -> Iterator[Finding]:
 def _weak_pass(subject: Subject) -> list[tuple[str, StorageWeakRef]]:
     graph = subject.run()
     cotangents = [None if c is None else c.clone() for c in subject.plain.cotangents]
-    gradients = subject.differentiate(graph, cotangents)
+    gradients = subject.differentiate(graph, cotangents, own=True)
     named: list[tuple[str, Any]] = [
-        (f"input `{slot.name}`", leaf) for slot, leaf in zip(subject.slots, graph.leaves, strict=True)
+        (f"input `{slot.name}`", leaf)
+        for slot, leaf in zip(subject.slots, graph.leaves, strict=True)
+        if not slot.parameter  # modules such as nn.GRU hold on to their parameters
     ]
     named += [(f"output {i}", output) for i, output in enumerate(graph.outputs)]
     named += [(f"grad_output {i}", c) for i, c in enumerate(cotangents)]
@@ -213,6 +217,8 @@ def _alive(references: Sequence[tuple[str, StorageWeakRef]]) -> list[str]:
 def version(subject: Subject) -> Iterator[Finding]:
     """MB508: a saved tensor changed in place before backward raises, or does not matter."""
     _ = subject.plain
+    if not hand_written(subject.run().outputs):
+        raise Skipped("no hand-written backward in the graph")
     candidates: list[tuple[str, Callable[[Graph], Tensor]]] = [
         (f"output {i}", lambda graph, i=i: graph.outputs[i]) for i in subject.targets  # type: ignore[misc]
     ]
@@ -253,11 +259,14 @@ def hooks(subject: Subject) -> Iterator[Finding]:
     def unpack(packed: tuple[Tensor]) -> Tensor:
         return packed[0].clone()
 
+    # Numbers that no pass has seen: what a cache knows from an earlier one would be right by chance.
+    values = subject.elsewhere("offloaded")
     with saved_tensors_hooks(pack, unpack):
-        graph = subject.run()
-    actual = subject.differentiate(graph, subject.plain.cotangents)
+        graph = subject.run(values)
+        actual = subject.differentiate(graph, subject.plain.cotangents)
+    expected = subject.gradients(values)
     message = "the gradient of {name} is another under saved_tensors_hooks (offloading)"
-    yield from differing(subject, actual, subject.plain.gradients, message, "only when saved tensors are offloaded")
+    yield from differing(subject, actual, expected, message, "only when saved tensors are offloaded")
 
 
 def checkpointed(subject: Subject) -> Iterator[Finding]:
@@ -275,7 +284,9 @@ def checkpointed(subject: Subject) -> Iterator[Finding]:
             actual = _backward(graph, subject.plain.cotangents)
         except Exception as error:
             mode = f"use_reentrant={reentrant}"
-            yield warn(f"checkpoint({mode}) raises: {error}", cause="torch refuses", fix="read each saved tensor once")
+            tell = fail if hand_written(subject.run().outputs) else warn
+            yield tell(f"checkpoint({mode}) raises: {one_line(error)}", cause="it unpacks a saved tensor twice, perhaps",
+                       fix="read ctx.saved_tensors once")  # fmt: skip
             continue
         message = f"the gradient of {{name}} is another under checkpoint(use_reentrant={reentrant})"
         yield from differing(subject, actual, subject.plain.gradients, message, "only under checkpoint")
@@ -292,16 +303,46 @@ def global_state(subject: Subject) -> Iterator[Finding]:
     """MB511: what ran before, with other inputs or without grad, does not change a pass."""
     _ = subject.plain
     for _ in range(2):
-        subject.gradients(subject.nearby("state"))
+        subject.gradients(subject.elsewhere("state"))
         found = list(_repeated(subject, subject.gradients(), "after a pass with other inputs"))
         if found:
             yield from found
             return
     graph = subject.run()
     with torch.no_grad():
-        subject.run(subject.nearby("evaluated"))
+        subject.run(subject.elsewhere("evaluated"))
     actual = subject.differentiate(graph, subject.plain.cotangents)
-    yield from _repeated(subject, actual, "when a forward without grad ran before its backward")
+    found = list(_repeated(subject, actual, "when a forward without grad ran before its backward"))
+    yield from found or list(_reseeded(subject)) or _right_elsewhere(subject)
+
+
+def _right_elsewhere(subject: Subject) -> Iterator[Finding]:
+    """What the first pass left behind (a mask, a buffer) may be right for the first sample alone."""
+    if not subject.trusted or not hand_written(subject.run().outputs):
+        return
+    try:
+        if oracle_of(subject).verdict() != "right":
+            return
+        oracle = Oracle(subject, subject.elsewhere("state"))
+        setting = "for a second sample of the same shapes, where it is for the first"
+        yield from (finding for finding in wrong_derivatives(oracle, setting) if finding.index is not None)
+    except (Broken, Inconclusive):
+        return
+
+
+def _reseeded(subject: Subject) -> Iterator[Finding]:
+    """Whether a pass leaves torch's random state the same wherever it started from: it sets a global seed."""
+    ends = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        subject.gradients()
+        ends.append(torch.get_rng_state())
+    if torch.equal(*ends):
+        yield fail(
+            "a pass sets torch's global seed: what draws random numbers after it draws the same ones each time",
+            cause="torch.manual_seed inside forward or backward",
+            fix="draw from a torch.Generator of its own, or take the mask as an input",
+        )
 
 
 def _repeated(subject: Subject, actual: Gradients, words: str) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from manual_backprop.validation.audit import functions_of
+from manual_backprop.validation.audit import functions_of, reads_raw_memory
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.differences import Slope, inner, norm, slopes
 from manual_backprop.validation.exceptions import one_line
@@ -76,15 +76,14 @@ def _second_order(
         leaves, first = gradients(start, True)
         weights = [torch.randn(g.shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype) for g in first]
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
-        asked = [leaf for leaf in leaves if leaf.requires_grad]
         silent = not (isinstance(loss, Tensor) and loss.requires_grad)
-        second = [None] * len(asked) if silent else torch.autograd.grad(loss, asked, allow_unused=True)
+        if not silent:
+            torch.autograd.backward(loss)  # autograd.grad would not visit the node by which once_differentiable refuses
     except Exception as error:
         raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
     if not bool(all(g.isfinite().all() for g in first)):
         raise Inconclusive("the gradient is not finite")
-    analytic = iter(second)
-    found = [next(analytic) if leaf.requires_grad else None for leaf in leaves]
+    found = [leaf.grad for leaf in leaves]
 
     def function(tensors: Tensors) -> Tensors:
         with torch.enable_grad():
@@ -161,6 +160,9 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
             yield warn(f"{own[0].__name__}.jvp raises: {one_line(error)}", cause="jvp", fix="let it run, or drop it")
             return
         raise Skipped(f"forward mode is refused loudly: {one_line(error)}") from error
+    own = any(f.jvp is not torch.autograd.Function.jvp for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
+    if all(t is None for t in moved) and not own:
+        raise Skipped("forward mode gives no tangents")
     ahead = sum(inner(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)
     back = sum(inner(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
     size = sum(norm(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
@@ -177,7 +179,10 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
 
 def vmapped(subject: Subject) -> Iterator[Finding]:
     """MB804: vmap over each input and over all gives what a loop gives, values and gradients; so do batched gradients."""
-    plain = subject.plain
+    _ = subject.plain
+    own_rule = any(not f.generate_vmap_rule for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
+    if reads_raw_memory(subject) and not own_rule:
+        raise Skipped("NumPy or raw memory inside, which vmap cannot see through")
     asked = [i for i, need in enumerate(subject.needs) if need]
     everything = tuple(asked)
     choices = [(everything, 0), (everything, -1)] + [((i,), 0) for i in asked[:4] if len(asked) > 1]
@@ -210,7 +215,6 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
                 return
     if len(refusals) == len(choices):
         raise Skipped(f"vmap is refused loudly: {refusals[0]}")
-    _ = plain
 
 
 def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
@@ -267,8 +271,9 @@ def func(subject: Subject) -> Iterator[Finding]:
     ways: list[tuple[str, Callable[[], Sequence[Tensor]]]] = [
         ("torch.func.vjp", lambda: torch.func.vjp(chosen, *values)[1](given)),
         ("torch.func.grad", lambda: torch.func.grad(contracted, argnums=tuple(range(len(asked))))(*values)),
-        ("batched gradients", lambda: _batched(subject)),
     ]
+    if not reads_raw_memory(subject):
+        ways.append(("batched gradients", lambda: _batched(subject)))
     if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(c.is_complex() for c in given):
         ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values, given)))
     refusals = []
