@@ -171,7 +171,7 @@ class LinearReturnsFloat32(Linear):
         return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0, dtype=torch.float32)  # wrong: the dtype
 
 
-@wrong("linear-sums-samples-in-bfloat16", "linear", draw((256, 2), (3, 2), (3,)), "MB602", reference=F.linear,
+@wrong("linear-sums-samples-in-bfloat16", "linear", draw((1024, 2), (3, 2), (3,)), "MB602", reference=F.linear,
        source="linkedin/Liger-Kernel PR#950")  # fmt: skip
 class LinearSampleBySample(Linear):
     """The weight's gradient is added up sample by sample in the dtype that came in; bfloat16 has eight bits."""
@@ -181,7 +181,7 @@ class LinearSampleBySample(Linear):
         input, weight = ctx.saved_tensors
         grad_weight = torch.zeros_like(weight)  # wrong: at least float32
         for sample, error in zip(input.split(1), grad_output.split(1), strict=True):
-            grad_weight = grad_weight + error.mT @ sample
+            grad_weight = torch.addmm(grad_weight, error.mT, sample)
         return grad_output @ weight, grad_weight, grad_output.sum(0)
 
 

@@ -108,6 +108,23 @@ class AddFlat(Function):
         return grad_output.view(a_shape), grad_output.view(b_shape)  # wrong: one of them has to be a copy
 
 
+@wrong("dot-shortcut-returns-the-other-itself", "dot", draw((4, 3), (4, 3)), "MB207")
+class Dot(Function):
+    """A gradient of 1 saves a product, and makes a.grad the memory of b: clipping the gradients changes b."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return (a * b).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        a, b = ctx.saved_tensors
+        if (grad_output == 1).all():
+            return b.view_as(a), a.view_as(b)  # wrong: copies
+        return grad_output * b, grad_output * a
+
+
 COMPLEX = torch.complex128
 
 

@@ -186,26 +186,32 @@ class StandardiseVmap(Function):
         return StandardiseVmap.apply(input), in_dims[0]  # wrong: the mean over the batch as well
 
 
-@wrong("square-saves-only-if-requires-grad", "square", ANY, "MB805")
-class SquareRequiresGrad(Function):
-    """Under torch.func no input says that it requires grad, and so its gradient is zero."""
+class DerivativeInForward(Function):
+    """The derivative is an output of the forward, computed only where it is wanted; torch.func hides that it is."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor) -> Tensor:
-        return input**2
+    def forward(input: Tensor) -> tuple[Tensor, Tensor]:
+        derivative = input.cos() if input.requires_grad else torch.zeros_like(input)  # wrong: always
+        return input.sin(), derivative
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        (input,) = inputs
-        ctx.wanted = input.requires_grad  # wrong: ctx.needs_input_grad[0]
-        ctx.save_for_backward(input)
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        _, derivative = output
+        ctx.mark_non_differentiable(derivative)
+        ctx.save_for_backward(derivative)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
-        (input,) = ctx.saved_tensors
-        return 2 * input * grad_output if ctx.wanted else torch.zeros_like(input)
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> Tensor:
+        (derivative,) = ctx.saved_tensors
+        return grad_output * derivative
+
+
+@wrong("sine-derivative-only-if-requires-grad", "sin", ANY, "MB805")
+def sine_with_derivative(input: Tensor) -> Tensor:
+    """The derivative is computed in the forward if the input requires grad; under torch.func none says that it does."""
+    return DerivativeInForward.apply(input)[0]
 
 
 @wrong("cube-other-formula-when-compiled", "cube", ANY, "MB806", source="pytorch/pytorch#193279")
