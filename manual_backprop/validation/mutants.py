@@ -184,10 +184,11 @@ def _environment(function: type, mutant: Mutant | None, log: Path) -> dict[str, 
 
 
 def _last_words(stdout: str, stderr: str) -> str:
-    """The last line with letters in it, without the ornaments of pytest."""
+    """The test that pytest says has failed; else the last line with letters in it."""
     lines = [line.strip(" =\t") for line in (stderr + "\n" + stdout).splitlines()]
+    blamed = [line.removeprefix("FAILED ").split(" - ")[0] for line in lines if line.startswith("FAILED ")]
     spoken = [line for line in lines if any(char.isalpha() for char in line)]
-    return spoken[-1][:200] if spoken else ""
+    return ([*blamed[:1], *spoken[-1:]] or [""])[0][:200]
 
 
 def break_in_child(function: type, plan: dict[str, Any]) -> None:

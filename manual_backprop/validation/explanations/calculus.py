@@ -1,0 +1,114 @@
+"""MB1xx: is it the derivative?"""
+
+from manual_backprop.validation.explanations.entry import LINEAR, SQUARE, explained
+
+ENTRIES = (
+    explained(
+        "MB101",
+        "The gradient that backward returns is not the derivative of what forward computes, as central differences in "
+        "float64 measure it. Training goes on with it, only worse; a missing factor looks like a badly chosen learning "
+        "rate.",
+        "Dao-AILab/quack PR#53: a normalisation with a residual multiplied (dres + dout) by the derivative of the "
+        "norm, where only dout goes through it.",
+        SQUARE,
+        "return x * grad_output",
+        "return 2 * x * grad_output",
+    ),
+    explained(
+        "MB102",
+        "For random grad_outputs of both signs and of sizes far from 1, the gradient is not that of the reference. "
+        "No finite differences are needed, so this also works in low precision and on large inputs.",
+        "linkedin/Liger-Kernel PR#1298: with reduction='none' every gradient of the fused cross-entropy was "
+        "multiplied by grad_output[0]. The forward was right, and a gradient of ones hid it.",
+        LINEAR.replace("randn(5)))", "randn(5)), reference=F.linear)"),
+        "grad_weight = grad_output.mT @ input / len(input)  # the mean, where the cost takes it already\n"
+        "return grad_output @ weight, grad_weight, grad_output.sum(0)",
+        "return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)",
+    ),
+    explained(
+        "MB103",
+        "The output is not that of the reference. Forward and backward may well agree with each other, and finite "
+        "differences then find nothing: it is the right gradient of another function.",
+        "linkedin/Liger-Kernel PR#435: cross-entropy with reduction='none' returned one number instead of one a row.",
+        """
+class QuadraticCost(Function):  # the book's: the mean over the samples of half the squared distance
+    @staticmethod
+    def forward(ctx, a, y):
+        ctx.save_for_backward(a, y)
+        ___
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        a, y = ctx.saved_tensors
+        return grad_output * (a - y) / ctx.count, None
+
+
+def reference(a, y):
+    return 0.5 * (a - y).square().sum(-1).mean()
+
+
+validate(QuadraticCost, (randn(4, 3), torch.ones(4, 3, dtype=torch.float64)), reference=reference)
+""",
+        "ctx.count = a.numel()  # the mean over the elements\nreturn 0.5 * (a - y).square().mean()",
+        "ctx.count = len(a)\nreturn 0.5 * (a - y).square().sum(-1).mean()",
+    ),
+    explained(
+        "MB104",
+        "f(x + h) − f(x) − h·gradient has to shrink as h². If it shrinks as h, the gradient is not the derivative, "
+        "however close it is: the order does not depend on a chosen step or tolerance, which is where small errors hide.",
+        "chainer/chainer#3541: “Bad gradients pass gradient check”, because the tolerance was wider than the error.",
+        SQUARE,
+        "return 2.01 * x * grad_output",
+        "return 2 * x * grad_output",
+    ),
+    explained(
+        "MB105",
+        "At a kink (max, abs, ReLU at 0) there is no derivative, and any value between the two one-sided slopes will do. "
+        "This one lies outside of them.",
+        "pytorch/pytorch#29137 and its like: where several elements share the maximum, each was given the whole "
+        "gradient, so that the shares added up to more than came in.",
+        """
+class Amax(Function):
+    @staticmethod
+    def forward(ctx, x):
+        largest = x.amax(-1, keepdim=True)
+        ctx.save_for_backward(x == largest)
+        return largest.squeeze(-1)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (where,) = ctx.saved_tensors
+        ___
+
+
+validate(Amax, (torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True),))
+""",
+        "return grad_output.unsqueeze(-1) * where  # two equal maxima: each has it all",
+        "return grad_output.unsqueeze(-1) * where / where.sum(-1, keepdim=True)",
+    ),
+    explained(
+        "MB106",
+        "For complex tensors torch's gradient is that with respect to the conjugate variable, so that one can step "
+        "against it: what was a factor in forward comes back conjugated. Real inputs never show the difference.",
+        "pytorch/pytorch#33152 and the note on complex autograd: the convention was settled only with torch 1.8, and "
+        "backward passes written before it, or from the formula of a real product, miss the conjugate.",
+        """
+class Multiply(Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        a, b = ctx.saved_tensors
+        ___
+
+
+complex_randn = partial(torch.randn, dtype=torch.complex128, requires_grad=True)
+validate(Multiply, (complex_randn(4, 3), complex_randn(4, 3)))
+""",
+        "return grad_output * b, grad_output * a",
+        "return grad_output * b.conj(), grad_output * a.conj()",
+    ),
+)

@@ -1,0 +1,95 @@
+"""MB7xx: empty batches, single samples, broadcasting, other ranks, the same tensor twice."""
+
+from manual_backprop.validation.explanations.entry import BOTH, LINEAR, SINCOS, SQUARE, explained
+
+BATCH = LINEAR.replace("randn(5)))", "randn(5)), batch_dim=0)")
+ALL = "return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)"
+
+ENTRIES = (
+    explained(
+        "MB701",
+        "A batch without samples crashes backward, or gives no gradient. It is what is left at the end of an epoch, on "
+        "one of many workers, or behind a filter.",
+        "Dao-AILab/flash-attention PR#2776 and intel/torch-xpu-ops#4442 (a segmentation fault): empty inputs.",
+        SQUARE.replace("(randn(4, 3),))", "(randn(4, 3),), batch_dim=0)"),
+        "largest = grad_output.abs().max()  # of no elements there is none\nreturn 2 * x * (grad_output / largest) * largest",
+        "return 2 * x * grad_output",
+    ),
+    explained(
+        "MB702",
+        "A batch of one sample gives a wrong gradient or crashes: an axis of size 1 was squeezed, or mistaken for one "
+        "that broadcasts.",
+        "fla-org/flash-linear-attention#1140: wrong gradients only for chunks of one or two tokens, as in decoding.",
+        BATCH,
+        "error = grad_output.squeeze()\nreturn grad_output @ weight, error.mT @ input, error.sum(0)",
+        ALL,
+    ),
+    explained(
+        "MB703",
+        "Where an input has size 1 and is broadcast, its gradient is not summed over that axis as it should be.",
+        "tenstorrent/tt-metal#40008: gradients of inputs that were broadcast in the forward.",
+        """
+class Scale(Function):
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        x, scale = ctx.saved_tensors
+        ___
+
+
+validate(Scale, (randn(4, 3), randn(4, 3)), batch_dim=0)
+""",
+        "grad_scale = grad_output * x\n"
+        "if scale.shape != x.shape:\n"
+        "    grad_scale = grad_scale.mean(0, keepdim=True)  # the sum\n"
+        "return grad_output * scale, grad_scale",
+        "return (grad_output * scale).sum_to_size(x.shape), (grad_output * x).sum_to_size(scale.shape)",
+    ),
+    explained(
+        "MB704",
+        "forward takes inputs with more or fewer leading axes than the sample that was tested, and for those backward "
+        "is wrong or crashes: the sum over the samples is one over the first axis.",
+        "ooples/AiDotNet.Tensors#234: a bias reduced over axis 0 only, which breaks for sequences; "
+        "linkedin/Liger-Kernel#1375: a group norm that forward takes with any rank and backward with one.",
+        BATCH,
+        "flat_error, flat_input = grad_output.reshape(-1, 5), input.reshape(-1, 3)\n"
+        "return grad_output @ weight, flat_error.mT @ flat_input, grad_output.sum(0)",
+        "flat_error, flat_input = grad_output.reshape(-1, 5), input.reshape(-1, 3)\n"
+        "return grad_output @ weight, flat_error.mT @ flat_input, flat_error.sum(0)",
+    ),
+    explained(
+        "MB705",
+        "The same tensor stands in two slots, as in attention of x with itself, and gets only one of its two gradients.",
+        "pytorch/pytorch#183604 and #181146: with the same tensor in two slots torch.compile returned half of the "
+        "gradient.",
+        """
+class MatMul(Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        a, b = ctx.saved_tensors
+        ___
+
+
+validate(MatMul, (randn(3, 3), randn(3, 3)))
+""",
+        "grads = {a: grad_output @ b.mT}\ngrads[b] = a.mT @ grad_output  # overwrites, where b is a\nreturn grads[a], grads[b]",
+        "return grad_output @ b.mT, a.mT @ grad_output",
+    ),
+    explained(
+        "MB706",
+        "With one of several outputs unused, backward crashes or returns something wrong.",
+        "pytorch/pytorch#58511: what arrives for an unused output is a zero that somebody has to make, or None.",
+        SINCOS,
+        "return grad_sin * x.cos() - grad_cos * x.sin()",
+        BOTH,
+    ),
+)
