@@ -1,4 +1,4 @@
-"""The zoo × the checkers: which of the wrong backward passes does each find, and which of the right ones does it blame?"""
+"""The zoo × the checkers: which wrong backward passes does each find, and which right ones does it blame?"""
 
 import time
 import warnings

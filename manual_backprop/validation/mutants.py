@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from manual_backprop.validation.mutation import BY_NAME, MUTATIONS, Mutation, broken, install, installed, listening
+from manual_backprop.validation.mutation import BY_NAME, MUTATIONS, Mutation, install, installed, replacement
 from manual_backprop.validation.probes import PROBES
 from manual_backprop.validation.runner import validate
 
@@ -202,9 +202,7 @@ def break_in_child(function: type, plan: dict[str, Any]) -> None:
             with open(plan["log"], "a", encoding="utf-8") as log:
                 log.write(line + "\n")
 
-    name = plan["mutation"]
-    backward = listening(function, hear) if name is None else broken(function, BY_NAME[name], plan["slot"], hear)
-    install(function, backward)
+    install(function, replacement(function, BY_NAME.get(plan["mutation"]), plan["slot"], hear))
 
 
 # --- validate as the tests ----------------------------------------------------------------------------------------
@@ -229,11 +227,8 @@ class Validation:
         def hear(event: str, data: dict[str, Any]) -> None:
             events.append((event, data))
 
-        if mutant is None:
-            backward = listening(function, hear)
-        else:
-            backward = broken(function, mutant.mutation, mutant.slot, hear)
-        with installed(function, backward):
+        mutation, slot = (None, 0) if mutant is None else (mutant.mutation, mutant.slot)
+        with installed(function, replacement(function, mutation, slot, hear)):
             return Run(*self._asked(), events)
 
     def _asked(self) -> tuple[bool, str]:

@@ -236,12 +236,17 @@ Hear = Callable[[str, dict[str, Any]], None]
 
 
 def closer(function: type) -> str:
-    """The name of the method that does the backward pass: ``vjp`` where the Function defines that, else ``backward``."""
+    """The name of the method that goes backward: ``vjp`` where the Function defines that, else ``backward``."""
     base = torch.autograd.Function
     return "vjp" if function.vjp is not base.vjp else "backward"  # type: ignore[attr-defined]
 
 
-def broken(function: type, mutation: Mutation, slot: int, hear: Hear) -> Callable[..., Any]:
+def replacement(function: type, mutation: Mutation | None, slot: int, hear: Hear) -> Callable[..., Any]:
+    """What to put in the place of `function`'s backward: the broken one, or the true one that listens for None."""
+    return _listening(function, hear) if mutation is None else _broken(function, mutation, slot, hear)
+
+
+def _broken(function: type, mutation: Mutation, slot: int, hear: Hear) -> Callable[..., Any]:
     """A backward to put in the place of `function`'s.
 
     Args:
@@ -266,7 +271,7 @@ def broken(function: type, mutation: Mutation, slot: int, hear: Hear) -> Callabl
     return backward
 
 
-def listening(function: type, hear: Hear) -> Callable[..., Any]:
+def _listening(function: type, hear: Hear) -> Callable[..., Any]:
     """The true backward, which tells `hear` which mutants would change anything: ``"seen"`` with their names."""
     true = getattr(function, closer(function))
 

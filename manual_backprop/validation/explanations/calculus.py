@@ -55,7 +55,7 @@ validate(QuadraticCost, (randn(4, 3), torch.ones(4, 3, dtype=torch.float64)), re
     explained(
         "MB104",
         "f(x + h) − f(x) − h·gradient has to shrink as h². If it shrinks as h, the gradient is not the derivative, "
-        "however close it is: the order does not depend on a chosen step or tolerance, which is where small errors hide.",
+        "however close it is: the order depends on no chosen step or tolerance, which is where small errors hide.",
         "chainer/chainer#3541: “Bad gradients pass gradient check”, because the tolerance was wider than the error.",
         SQUARE,
         "return 2.01 * x * grad_output",
@@ -63,35 +63,21 @@ validate(QuadraticCost, (randn(4, 3), torch.ones(4, 3, dtype=torch.float64)), re
     ),
     explained(
         "MB105",
-        "At a kink (max, abs, ReLU at 0) there is no derivative, and any value between the two one-sided slopes will do. "
-        "This one lies outside of them.",
-        "pytorch/pytorch#29137 and its like: where several elements share the maximum, each was given the whole "
-        "gradient, so that the shares added up to more than came in.",
-        """
-class Amax(Function):
-    @staticmethod
-    def forward(ctx, x):
-        largest = x.amax(-1, keepdim=True)
-        ctx.save_for_backward(x == largest)
-        return largest.squeeze(-1)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        (where,) = ctx.saved_tensors
-        ___
-
-
-validate(Amax, (torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True),))
-""",
-        "return grad_output.unsqueeze(-1) * where  # two equal maxima: each has it all",
-        "return grad_output.unsqueeze(-1) * where / where.sum(-1, keepdim=True)",
+        "At a kink (abs, max or ReLU at 0) there is no derivative, and any value between the two one-sided slopes will "
+        "do. This one lies outside of them, or is NaN. Random inputs never meet the kink; the zeros behind a ReLU or a "
+        "mask do.",
+        "pytorch/pytorch#2421: the gradient of norm at zero was NaN, 0 / 0, and made every update NaN; torch takes the "
+        "subgradient 0 there since.",
+        SQUARE.replace("Square", "ReLU").replace("x**2", "F.relu(x)"),
+        "return grad_output * F.relu(x) / x  # 0 / 0 at 0",
+        "return grad_output * (x > 0)",
     ),
     explained(
         "MB106",
         "For complex tensors torch's gradient is that with respect to the conjugate variable, so that one can step "
         "against it: what was a factor in forward comes back conjugated. Real inputs never show the difference.",
-        "pytorch/pytorch#33152 and the note on complex autograd: the convention was settled only with torch 1.8, and "
-        "backward passes written before it, or from the formula of a real product, miss the conjugate.",
+        "tensorflow/tensorflow#4859: the gradient of a complex matrix product was not conjugated; no test had complex "
+        "numbers.",
         """
 class Multiply(Function):
     @staticmethod

@@ -1,6 +1,6 @@
 """MB2xx: what exactly does backward return?"""
 
-from manual_backprop.validation.explanations.entry import BOTH, LINEAR, SINCOS, SQUARE, explained
+from manual_backprop.validation.explanations.entry import BOTH, LINEAR, NOT_MATERIALIZED, SINCOS, SQUARE, explained
 
 ASKED = """
 grad_input = grad_weight = grad_bias = None
@@ -19,8 +19,8 @@ ENTRIES = (
         "MB201",
         "backward has to return one value for each argument of forward, None for those that are no tensors. Torch "
         "raises for most wrong counts, but only at the first backward, and trailing Nones too many it accepts.",
-        "pytorch/pytorch#16940: “returned an incorrect number of gradients”, a question asked whenever forward "
-        "gains an argument.",
+        "huawei-noah/AdderNet#21: “returned an incorrect number of gradients (expected 2, got 1)”, at the first "
+        "backward of the training script.",
         """
 class Scale(Function):
     @staticmethod
@@ -72,7 +72,8 @@ validate(Scale, (randn(4, 3), 2.0))
         "MB205",
         "A gradient lies on another device than its input, or has another layout (sparse for a dense one). It works "
         "as long as nothing but one kind of optimizer reads it.",
-        "pytorch/pytorch#2389: sparse gradients of an embedding, which most optimizers refuse.",
+        "pytorch/pytorch#105846: a custom backward returned a sparse gradient for a dense weight, and the next "
+        "operation on its way back does not take one.",
         """
 class Embedding(Function):
     @staticmethod
@@ -91,6 +92,7 @@ validate(Embedding, (torch.tensor([0, 2, 2, 5]), randn(6, 3)))
 """,
         "return None, torch.sparse_coo_tensor(index.unsqueeze(0), grad_output, ctx.shape, check_invariants=True)",
         "return None, grad_output.new_zeros(ctx.shape).index_add(0, index, grad_output)",
+        status="warn",
     ),
     explained(
         "MB206",
@@ -168,34 +170,19 @@ validate(AddFlat, (randn(2, 3), randn(3, 2)))
         "backward calculates with it.",
         "pytorch/pytorch#58511: zeros that were materialised for unused outputs; with the setting that avoids them, "
         "every backward has to look for None itself.",
-        SINCOS,
+        NOT_MATERIALIZED,
         "return grad_sin * x.cos() - grad_cos * x.sin()",
         BOTH,
     ),
     explained(
         "MB211",
-        "An output that depends on the inputs is marked as non-differentiable, or its gradient is dropped: a loss "
-        "that is built on it trains nothing.",
+        "An output depends on the inputs, and what comes back through it is dropped: a loss that is built on it trains "
+        "nothing. Either backward has a share to add, or the output is to be marked as non-differentiable, so that "
+        "nobody builds on it.",
         "Dao-AILab/flash-attention#889: the log-sum-exp is an output too, and what comes back through it was ignored.",
-        """
-class SinCos(Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        sine, cosine = x.sin(), x.cos()
-        ___
-        return sine, cosine
-
-    @staticmethod
-    def backward(ctx, grad_sin, grad_cos):
-        (x,) = ctx.saved_tensors
-        return grad_sin * x.cos() - grad_cos * x.sin()
-
-
-validate(SinCos, (randn(4, 3),))
-""",
-        "ctx.mark_non_differentiable(cosine)",
-        "# both can be differentiated",
+        SINCOS,
+        "return grad_sin * x.cos()  # and the cosine?",
+        "return grad_sin * x.cos() - grad_cos * x.sin()",
     ),
     explained(
         "MB212",

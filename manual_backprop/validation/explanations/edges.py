@@ -1,6 +1,6 @@
 """MB7xx: empty batches, single samples, broadcasting, other ranks, the same tensor twice."""
 
-from manual_backprop.validation.explanations.entry import BOTH, LINEAR, SINCOS, SQUARE, explained
+from manual_backprop.validation.explanations.entry import BOTH, LINEAR, NOT_MATERIALIZED, SQUARE, explained
 
 BATCH = LINEAR.replace("randn(5)))", "randn(5)), batch_dim=0)")
 ALL = "return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)"
@@ -12,7 +12,8 @@ ENTRIES = (
         "one of many workers, or behind a filter.",
         "Dao-AILab/flash-attention PR#2776 and intel/torch-xpu-ops#4442 (a segmentation fault): empty inputs.",
         SQUARE.replace("(randn(4, 3),))", "(randn(4, 3),), batch_dim=0)"),
-        "largest = grad_output.abs().max()  # of no elements there is none\nreturn 2 * x * (grad_output / largest) * largest",
+        "largest = grad_output.abs().max()  # of no elements there is none\n"
+        "return 2 * x * (grad_output / largest) * largest",
         "return 2 * x * grad_output",
     ),
     explained(
@@ -55,15 +56,28 @@ validate(Scale, (randn(4, 3), randn(4, 3)), batch_dim=0)
         "is wrong or crashes: the sum over the samples is one over the first axis.",
         "ooples/AiDotNet.Tensors#234: a bias reduced over axis 0 only, which breaks for sequences; "
         "linkedin/Liger-Kernel#1375: a group norm that forward takes with any rank and backward with one.",
-        BATCH,
-        "flat_error, flat_input = grad_output.reshape(-1, 5), input.reshape(-1, 3)\n"
-        "return grad_output @ weight, flat_error.mT @ flat_input, grad_output.sum(0)",
-        "flat_error, flat_input = grad_output.reshape(-1, 5), input.reshape(-1, 3)\n"
-        "return grad_output @ weight, flat_error.mT @ flat_input, flat_error.sum(0)",
+        """
+class Softmax(Function):
+    @staticmethod
+    def forward(ctx, x):
+        a = x.softmax(-1)
+        ctx.save_for_backward(a)
+        return a
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (a,) = ctx.saved_tensors
+        ___
+
+
+validate(Softmax, (randn(4, 3),), batch_dim=0)
+""",
+        "return a * (grad_output - (a * grad_output).sum(1, keepdim=True))  # the last axis only of matrices",
+        "return a * (grad_output - (a * grad_output).sum(-1, keepdim=True))",
     ),
     explained(
         "MB705",
-        "The same tensor stands in two slots, as in attention of x with itself, and gets only one of its two gradients.",
+        "The same tensor stands in two slots, as in attention of x to itself, and gets only one of its two gradients.",
         "pytorch/pytorch#183604 and #181146: with the same tensor in two slots torch.compile returned half of the "
         "gradient.",
         """
@@ -81,14 +95,16 @@ class MatMul(Function):
 
 validate(MatMul, (randn(3, 3), randn(3, 3)))
 """,
-        "grads = {a: grad_output @ b.mT}\ngrads[b] = a.mT @ grad_output  # overwrites, where b is a\nreturn grads[a], grads[b]",
+        "grads = {a: grad_output @ b.mT}\n"
+        "grads[b] = a.mT @ grad_output  # overwrites, where b is a\n"
+        "return grads[a], grads[b]",
         "return grad_output @ b.mT, a.mT @ grad_output",
     ),
     explained(
         "MB706",
         "With one of several outputs unused, backward crashes or returns something wrong.",
         "pytorch/pytorch#58511: what arrives for an unused output is a zero that somebody has to make, or None.",
-        SINCOS,
+        NOT_MATERIALIZED,
         "return grad_sin * x.cos() - grad_cos * x.sin()",
         BOTH,
     ),

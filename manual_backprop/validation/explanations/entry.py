@@ -26,7 +26,7 @@ class Explanation:
         bug: a real one of this class, with its citation.
         wrong: a snippet that, run after `PRELUDE`, validates a backward with this mistake.
         right: the same without it.
-        status: how the finding about the wrong one ends.
+        status: how the finding about the wrong one ends; a loud refusal is a warning.
         unseen: why there are no snippets, where there are none.
     """
 
@@ -110,7 +110,6 @@ SINCOS = """
 class SinCos(Function):
     @staticmethod
     def forward(ctx, x):
-        ctx.set_materialize_grads(False)  # the gradient of an output that is not used arrives as None
         ctx.save_for_backward(x)
         return x.sin(), x.cos()
 
@@ -122,6 +121,10 @@ class SinCos(Function):
 
 validate(SinCos, (randn(4, 3),))
 """
+NOT_MATERIALIZED = SINCOS.replace(
+    "forward(ctx, x):\n",
+    "forward(ctx, x):\n        ctx.set_materialize_grads(False)  # the gradient of an unused output arrives as None\n",
+)
 BOTH = """
 grad = torch.zeros_like(x)
 if grad_sin is not None:

@@ -19,12 +19,13 @@ ENTRIES = (
     ),
     explained(
         "MB402",
-        "grad_output is a slice of a larger tensor, as behind torch.cat, and is read as if its rows followed each "
-        "other.",
+        "grad_output is a slice of a larger tensor, as behind torch.cat, and is read with strides that were taken for "
+        "granted.",
         "fla-org/flash-linear-attention PR#871: strides (D, 1) written into the kernel of causal_conv1d; behind "
         "torch.cat([q, k, v]) the gradients were wrong and nothing was said.",
         DOUBLE,
-        f"if grad_output.stride(-1) != 1:  # a slice has 1, too\n    grad_output = grad_output.contiguous()\nreturn 2 * {PACKED}",
+        "strides = grad_output.stride(0), 1  # the last one taken for granted\n"
+        "return 2 * grad_output.as_strided(grad_output.shape, strides, grad_output.storage_offset())",
         RIGHT,
     ),
     explained(
@@ -57,14 +58,14 @@ ENTRIES = (
     ),
     explained(
         "MB406",
-        "A tensor may be negated or conjugated by a mere flag (x.conj().imag), with the numbers in memory as they were. "
-        "Whoever reads the storage misses it.",
-        "pytorch/pytorch#194719: raw memory is all that a kernel sees; what else makes up the tensor has to be resolved "
+        "A tensor may be negated or conjugated by a mere flag (x.conj().imag), with the numbers in memory as they "
+        "were. Whoever reads the storage misses it.",
+        "pytorch/pytorch#194719: raw memory is all that a kernel sees; what else makes up a tensor is to be resolved "
         "before.",
         DOUBLE,
-        "raw = torch.empty(0, dtype=grad_output.dtype).set_(\n"
-        "    grad_output.detach().untyped_storage(), grad_output.storage_offset(), grad_output.shape, grad_output.stride()\n"
-        ")\nreturn 2 * raw",
+        "raw = torch.empty(0, dtype=grad_output.dtype)\n"
+        "place = grad_output.storage_offset(), grad_output.shape, grad_output.stride()\n"
+        "return 2 * raw.set_(grad_output.detach().untyped_storage(), *place)",
         RIGHT,
     ),
 )

@@ -1,14 +1,14 @@
 """MB3xx: is it linear in grad_output?"""
 
-from manual_backprop.validation.explanations.entry import BOTH, SINCOS, SQUARE, explained
+from manual_backprop.validation.explanations.entry import SINCOS, SQUARE, explained
 
 RIGHT = "return 2 * x * grad_output"
 
 ENTRIES = (
     explained(
         "MB301",
-        "backward(−g) is not −backward(g). A backward is a linear map of grad_output; torch.autograd.gradcheck feeds it "
-        "non-negative ones only, and so accepts an absolute value or a square.",
+        "backward(−g) is not −backward(g). A backward is a linear map of grad_output; torch.autograd.gradcheck feeds "
+        "it non-negative ones only, and so accepts an absolute value or a square.",
         "jiecaoyu/XNOR-Net-PyTorch#43: the gradient of a binarised weight is built from signs and absolute values of "
         "what comes in, and gradcheck with loose tolerances said True.",
         SQUARE,
@@ -49,15 +49,14 @@ ENTRIES = (
         "gradcheck asks one output at a time and never sends two.",
         "Dao-AILab/flash-attention#141: the gradient through the second output, the log-sum-exp, is not taken.",
         SINCOS,
-        "if grad_sin is not None:\n    return grad_sin * x.cos()  # and the share of the other?\n"
-        "return None if grad_cos is None else -grad_cos * x.sin()",
-        BOTH,
+        "if grad_sin.any():\n    return grad_sin * x.cos()  # and the share of the other?\nreturn -grad_cos * x.sin()",
+        "return grad_sin * x.cos() - grad_cos * x.sin()",
     ),
     explained(
         "MB306",
         "With a grad_output that is zero almost everywhere, and signed where it is not, a share is missing: a shortcut "
         "takes some zeros for all of them.",
-        "linkedin/Liger-Kernel PR#1298: grad_output[0] stood for all rows; if the first is masked, all gradients are 0.",
+        "linkedin/Liger-Kernel PR#1298: grad_output[0] stood for all rows; if the first is masked, all are 0.",
         """
 class Cumsum(Function):
     @staticmethod

@@ -130,7 +130,7 @@ validate(Square, (randn(4, 3),))
     explained(
         "MB506",
         "A tensor is kept as an attribute of ctx instead of by save_for_backward. It outlives the graph (an output on "
-        "ctx is a reference cycle), no in-place change of it is noticed, and offloading and checkpointing do not see it.",
+        "ctx is a reference cycle), no in-place change of it is noticed, and offloading and checkpointing miss it.",
         "pytorch/pytorch#25340: a memory leak by tensors on ctx; asappresearch/sru PR#171 mended one.",
         "class Square(Function):\n    ___\n\n\nvalidate(Square, (randn(4, 3),))",
         ON_CTX,
