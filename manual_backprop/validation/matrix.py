@@ -47,8 +47,7 @@ def _of_torch(check: Callable[..., bool], **options: Any) -> Callable[[Entry], t
 
 
 def _validate(entry: Entry) -> tuple[bool, str]:
-    options = {"reference": entry.reference, "batch_dim": entry.batch_dim, "skip": entry.skip}
-    report = validate(entry.function, entry.inputs(), **options)
+    report = validate(entry.function, entry.inputs(), entry.reference, skip=entry.skip, batch_dim=entry.batch_dim)
     return not report, " ".join(dict.fromkeys(finding.code for finding in report.failures))
 
 

@@ -18,6 +18,8 @@ ENTRIES = (
         "Called from several threads (data parallel, a server) the gradients differ: the calls share a buffer.",
         "triton-lang/triton PR#6307: two programs that write to the same place without waiting for each other.",
         """
+import time
+
 buffers = {}
 
 
@@ -33,6 +35,7 @@ class LinearSigmoid(Function):
         input, weight, a = ctx.saved_tensors
         ___
         delta.copy_(grad_output * a * (1 - a))
+        time.sleep(0.01)  # stands for a large product, in which the next thread arrives
         return delta @ weight, delta.mT @ input
 
 
