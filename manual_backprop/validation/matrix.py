@@ -35,8 +35,11 @@ class Row:
         return bool(self.entry.codes)
 
 
-def _of_torch(check: Callable[..., bool], **options: Any) -> Callable[[Entry], tuple[bool, str]]:
-    def ask(entry: Entry) -> tuple[bool, str]:
+Checker = Callable[[Entry, Sequence[str]], tuple[bool, str]]
+
+
+def _of_torch(check: Callable[..., bool], **options: Any) -> Checker:
+    def ask(entry: Entry, skip: Sequence[str]) -> tuple[bool, str]:
         try:
             check(callable_of(entry.function), entry.inputs(), **options)
         except Exception as error:  # gradcheck tells by raising, and so does a backward that crashes
@@ -46,12 +49,13 @@ def _of_torch(check: Callable[..., bool], **options: Any) -> Callable[[Entry], t
     return ask
 
 
-def _validate(entry: Entry) -> tuple[bool, str]:
-    report = validate(entry.function, entry.inputs(), entry.reference, skip=entry.skip, batch_dim=entry.batch_dim)
+def _validate(entry: Entry, skip: Sequence[str]) -> tuple[bool, str]:
+    skip = [*entry.skip, *skip]
+    report = validate(entry.function, entry.inputs(), entry.reference, skip=skip, batch_dim=entry.batch_dim)
     return not report, " ".join(dict.fromkeys(finding.code for finding in report.failures))
 
 
-CHECKERS: dict[str, Callable[[Entry], tuple[bool, str]]] = {
+CHECKERS: dict[str, Checker] = {
     "gradcheck": _of_torch(gradcheck),
     "gradcheck fast": _of_torch(gradcheck, fast_mode=True),
     "gradgradcheck": _of_torch(gradgradcheck),
@@ -59,18 +63,28 @@ CHECKERS: dict[str, Callable[[Entry], tuple[bool, str]]] = {
 }
 
 
-def rows(entries: Sequence[Entry], progress: Callable[[Entry, int, int], None] | None = None) -> Iterable[Row]:
-    """The verdict of every checker on every entry; `progress` is told the entry, its number and how many there are."""
+def rows(
+    entries: Sequence[Entry],
+    skip: Sequence[str] = (),
+    progress: Callable[[Entry, int, int], None] | None = None,
+) -> Iterable[Row]:
+    """The verdict of every checker on every entry.
+
+    Args:
+        entries: of the zoo.
+        skip: codes that `validate` leaves out, besides those of the entry.
+        progress: called before each entry with it, its number and how many there are.
+    """
     for number, entry in enumerate(entries):
         if progress is not None:
             progress(entry, number, len(entries))
-        yield Row(entry, {name: _verdict(ask, entry) for name, ask in CHECKERS.items()})
+        yield Row(entry, {name: _verdict(ask, entry, skip) for name, ask in CHECKERS.items()})
 
 
-def _verdict(ask: Callable[[Entry], tuple[bool, str]], entry: Entry) -> Verdict:
+def _verdict(ask: Checker, entry: Entry, skip: Sequence[str]) -> Verdict:
     torch.manual_seed(0)
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refused, words = ask(entry)
+        refused, words = ask(entry, skip)
     return Verdict(refused, words, time.perf_counter() - started)

@@ -169,7 +169,7 @@ class Command:
                 self.command, env=environment, timeout=timeout, capture_output=True, text=True, errors="replace"
             )
         except subprocess.TimeoutExpired:
-            return False, f"stopped after {timeout:.0f} s"
+            return False, f"stopped after {timeout:.3g} s"
         except OSError as error:
             raise CannotMutate(f"{self.command[0]}: {error.strerror or error}") from error
         return done.returncode == 0, _last_words(done.stdout, done.stderr) or f"exit status {done.returncode}"

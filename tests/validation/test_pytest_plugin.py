@@ -1,4 +1,4 @@
-"""The plugin, in a pytest of its own: it passes and fails tests, prints findings, writes reports, imports nothing early."""
+"""The plugin, in a pytest of its own: it fails tests with the findings, writes reports, imports nothing early."""
 
 import json
 import subprocess
