@@ -33,10 +33,21 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
     activation = activation_named(activation)
     if weight.dim() != 2:
         raise ValueError(f"weight: expected a matrix (out_features, in_features), found shape {tuple(weight.shape)}")
+    if torch.is_autocast_enabled(input.device.type):
+        input, weight, bias = _autocast(input), _autocast(weight), None if bias is None else _autocast(bias)
     if activation.needs == "z":
         z = LinearActivationFunction.apply(input, weight, bias, identity)
         return ActivationFunction.apply(z, activation)
     return LinearActivationFunction.apply(input, weight, bias, activation)
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """An operand in autocast's dtype, as `torch.nn.functional.linear` takes it; float64 is left alone.
+
+    Cast here, by a node of its own, so that a backward outside of autocast meets one dtype. (The decorators of
+    `torch.amp` do the same inside a Function, and do not work with setup_context.)
+    """
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(x.device.type))
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

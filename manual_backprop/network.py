@@ -99,7 +99,7 @@ class Network:
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
         self._expect_same_shape(y, inputs[-1])
-        n = x.shape[:-1].numel()
+        n = x.shape[:-1].numel() or 1  # no samples: every sum over them is 0
         short = self._cost_of_weighted_input()
         if short is None:
             deltas = [output_error(self.cost.derivative(inputs[-1], y) * (1 / n), sigma_prime[-1])]

@@ -4,7 +4,14 @@ import pickle
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import jacrev
+
+from manual_backprop import Activation, per_neuron
+from manual_backprop.activations import ACTIVATIONS as NAMED
+from manual_backprop.activations import activation_named, identity, relu, sigmoid, tanh
+from tests.cases import (
     ACTIVATIONS,
     DTYPES,
     ELEMENTWISE_ACTIVATIONS,
@@ -18,13 +25,6 @@ from cases import (
     softplus,
     steep_sigmoid,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.func import jacrev
-
-from manual_backprop import Activation, per_neuron
-from manual_backprop.activations import ACTIVATIONS as NAMED
-from manual_backprop.activations import activation_named, identity, relu, sigmoid, tanh
 
 
 @pytest.mark.parametrize("case", ELEMENTWISE_ACTIVATIONS)

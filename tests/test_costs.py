@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from manual_backprop.costs import COSTS as NAMED
+from manual_backprop.costs import cost_named, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
+from manual_backprop.equations import output_error
+from manual_backprop.functional import cross_entropy_cost, quadratic_cost, sigmoid_cross_entropy_cost
+from tests.cases import (
     COST_CASES,
     COSTS,
     DTYPES,
@@ -15,14 +23,6 @@ from cases import (
     assert_close,
     assert_within_budget,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-
-from manual_backprop.costs import COSTS as NAMED
-from manual_backprop.costs import cost_named, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
-from manual_backprop.equations import output_error
-from manual_backprop.functional import cross_entropy_cost, quadratic_cost, sigmoid_cross_entropy_cost
 
 
 def by_loops(formula, input: Tensor, target: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, FLOAT64, SHAPES, assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import jacrev
 
 from manual_backprop.equations import bias_gradient, hidden_error, input_gradient, output_error, weight_gradient
+from tests.cases import DTYPES, FLOAT64, SHAPES, assert_close
 
 I, O, O_NEXT = 4, 3, 2  # noqa: E741 (the sizes that the shapes in the docstrings are written with)
 

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+
+from manual_backprop import functional
+from manual_backprop.functional import linear_activation
+from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
+from tests.cases import (
     ACTIVATIONS,
     BIAS,
     COSTS,
@@ -22,14 +30,6 @@ from cases import (
     layer_inputs,
     softplus,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.autograd import gradcheck, gradgradcheck
-from torch.nn import functional as F
-
-from manual_backprop import functional
-from manual_backprop.functional import linear_activation
-from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
 
 COST_REQUIRES = [
     pytest.param(True, False, id="input"),

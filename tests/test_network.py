@@ -4,7 +4,13 @@ from itertools import chain
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from manual_backprop import Activation, Gradients, Network, nn
+from manual_backprop.costs import Cost, quadratic
+from tests.cases import (
     ACTIVATIONS,
     DTYPES,
     ELEMENTWISE,
@@ -18,12 +24,6 @@ from cases import (
     one_modified,
     steep_sigmoid,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.nn import functional as F
-
-from manual_backprop import Activation, Gradients, Network, nn
-from manual_backprop.costs import Cost, quadratic
 
 # The costs of the book, the mean over the samples, written once more.
 COSTS = {

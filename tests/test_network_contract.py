@@ -4,11 +4,11 @@ from itertools import chain
 
 import pytest
 import torch
-from cases import ACTIVATIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from manual_backprop import Network
 from manual_backprop.costs import cross_entropy, quadratic
+from tests.cases import ACTIVATIONS
 
 
 @pytest.mark.parametrize("case", ACTIVATIONS)

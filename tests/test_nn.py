@@ -5,7 +5,13 @@ import pickle
 
 import pytest
 import torch
-from cases import (
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad, jacrev, vmap
+
+from manual_backprop import nn
+from manual_backprop.activations import identity
+from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
+from tests.cases import (
     ACTIVATIONS,
     BIAS,
     COSTS,
@@ -23,12 +29,6 @@ from cases import (
     softplus,
     steep_sigmoid,
 )
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call, grad, jacrev, vmap
-
-from manual_backprop import nn
-from manual_backprop.activations import identity
-from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
 
 LAYERS = [
     pytest.param(nn.Linear, torch.nn.Identity, id="Linear"),
@@ -331,3 +331,25 @@ def test_cuda_agrees_with_cpu(case, dtype):
         # Two devices round a low-precision sum in another order: a few units in the last place of the largest.
         atol = 8 * torch.finfo(dtype).eps * float(expected.abs().max())
         torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("backward_too", [False, True], ids=["forward", "forward-backward"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_autocast_gives_the_dtypes_of_torch(dtype, backward_too, bias):
+    ours = nn.LinearSigmoid(4, 3, bias)
+    theirs = torch.nn.Sequential(torch.nn.Linear(4, 3, bias), torch.nn.Sigmoid())
+    theirs[0].load_state_dict(ours.state_dict())
+    found = []
+    for module in (ours, theirs):
+        x = torch.linspace(-1, 1, 20).reshape(5, 4).requires_grad_()
+        with torch.autocast("cpu", dtype):
+            a = module(x)
+            if backward_too:
+                a.sum().backward()
+        if not backward_too:
+            a.sum().backward()
+        found.append([a, x.grad, *(p.grad for p in module.parameters())])
+    assert found[0][0].dtype == dtype
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)

@@ -47,6 +47,6 @@ def most_wrong(images: Images, outputs: Tensor, count: int = 25) -> Figure:
     for axes, i in zip(figure.axes, worst.tolist(), strict=False):
         answer = int(outputs[i].argmax())
         axes.imshow(images.x[i].reshape(28, 28).float().cpu().numpy(), cmap="gray_r")
-        axes.set_title(f"{int(images.labels[i])} as {answer}, {float(right[i]):.3f}", fontsize=8)
+        axes.set_title(f"{int(images.labels[i])} as {answer}, {float(right[i]):.0e}", fontsize=8)
     figure.suptitle("digit, as what, and the output at the right digit", fontsize=9)
     return figure

@@ -6,10 +6,12 @@ import signal
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from manual_backprop import functions, network
 from manual_backprop.training import checkpoint
 from manual_backprop.training.agreement import Disagreement, TrainingStopped, bound, require_agreement
+from manual_backprop.training.data import Images, Mnist, load
 from manual_backprop.training.trainer import Trainer
 
 BACKPROPS = ("network", "layers", "autograd")
@@ -143,3 +145,34 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(make_config, make_tr
     assert torch.equal(first.sort().values, torch.arange(1000))
     assert torch.equal(second.sort().values, torch.arange(1000))
     assert not torch.equal(first, second)
+
+
+def test_a_training_step_stays_on_its_device(make_config):
+    """Without a GPU: fake tensors have a device and no values. (The autograd engine needs the GPU even so.)"""
+    device = torch.device("cuda")
+    config = make_config(momentum=0.5, l2=1.0, shift=1, check_every=0, batch_size=16)
+    with FakeTensorMode():
+        images = Images(
+            torch.zeros(50, 784, device=device),
+            torch.zeros(50, dtype=torch.int64, device=device),
+            torch.zeros(50, 10, device=device),
+        )
+        trainer = Trainer(config, Mnist(images, images, images), device)
+        order = torch.randperm(50).to(device)
+        trainer._train_step(images.x, order[:16])
+        assert {p.device.type for p in parameters(trainer)} == {"cuda"}
+        assert len(parameters(trainer)) == 8
+        assert trainer.network.mean_cost(images.x, images.y).device.type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("backprop", BACKPROPS)
+def test_a_run_on_cuda_learns_what_the_cpu_learns(make_config, backprop):
+    config = make_config(epochs=1, dtype="float64", backprop=backprop, **{**FAST, "shift": 0})
+    ends = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        trainer = Trainer(config, load(config, device)[0], device)
+        trainer.fit()
+        ends.append(parameters(trainer))
+    for cpu, cuda in zip(*ends, strict=True):
+        torch.testing.assert_close(cpu, cuda.cpu(), rtol=0, atol=1e-9)
