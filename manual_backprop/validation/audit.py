@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.subject import Broken, Graph, Gradients, Subject, argument_names
+from manual_backprop.validation.naming import argument_names
+from manual_backprop.validation.subject import Broken, Gradients, Graph, Subject
 
 
 @dataclass

@@ -83,7 +83,10 @@ def ratio_name(ratio: float, subject: Subject) -> tuple[str, str]:
             if abs(abs(ratio) / value - 1) < 1e-3:
                 sign = "−" if ratio < 0 else ""
                 return f"{words} (ratio {sign}{label})", "count that factor exactly once"
-    return f"all elements are off by the same factor {ratio:.6g}", "look for a constant that forward has and not backward"
+    return (
+        f"all elements are off by the same factor {ratio:.6g}",
+        "look for a constant that forward has and not backward",
+    )
 
 
 def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -98,7 +101,11 @@ def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
     if not ratios.numel() or not bool(ratios.isfinite().all()):
         return
     middle = float(ratios.median())
-    if middle and bool(((ratios - middle).abs() <= 1e-3 * abs(middle)).all()) and e.alike(e.actual, middle * e.expected):
+    if (
+        middle
+        and bool(((ratios - middle).abs() <= 1e-3 * abs(middle)).all())
+        and e.alike(e.actual, middle * e.expected)
+    ):
         yield ratio_name(middle, e.subject)
 
 
@@ -133,7 +140,10 @@ def _other_slot(e: Evidence) -> Iterator[tuple[str, str]]:
     for other, gradient in enumerate(e.others):
         if other != e.slot and gradient is not None and e.alike(e.actual, wide(gradient)):
             other_name = e.subject.slots[other].name
-            yield f"it is the gradient of `{other_name}`, in the wrong slot", "return in the order of forward's arguments"
+            yield (
+                f"it is the gradient of `{other_name}`, in the wrong slot",
+                "return in the order of forward's arguments",
+            )
 
 
 def _flipped_or_shifted(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -173,7 +183,10 @@ def _linear(e: Evidence) -> Iterator[tuple[str, str]]:
 def _signs(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.alike(e.actual.abs(), e.expected.abs()):
         count = int(e.wrong.sum())
-        yield f"the size is right and the sign is wrong in {count} elements: an absolute value or a sign", "keep the sign"
+        yield (
+            f"the size is right and the sign is wrong in {count} elements: an absolute value or a sign",
+            "keep the sign",
+        )
 
 
 def _offset(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -191,7 +204,10 @@ def _threshold(e: Evidence) -> Iterator[tuple[str, str]]:
             continue
         x = wide(value).cpu()
         if float(x.abs()[e.wrong].min()) > float(x.abs()[right].max()):
-            yield f"wrong only where |{slot.name}| > {float(x.abs()[right].max()):.4g}", "mind the branch for large values"
+            yield (
+                f"wrong only where |{slot.name}| > {float(x.abs()[right].max()):.4g}",
+                "mind the branch for large values",
+            )
         elif bool((x[e.wrong] < 0).all()) and bool((x[right] >= 0).all()):
             yield f"wrong only where `{slot.name}` is negative", "mind the sign"
         elif bool((x[e.wrong] > 0).all()) and bool((x[right] <= 0).all()):
@@ -214,10 +230,10 @@ PATTERNS: tuple[tuple[str, Callable[[Evidence], Iterator[tuple[str, str]]]], ...
     ("not finite", _not_finite),
     ("zero", _zero),
     ("linear layer", _linear),
+    ("wrong slot", _other_slot),
     ("constant ratio", _constant_ratio),
     ("conjugate", _conjugate),
     ("transposed", _transposed),
-    ("wrong slot", _other_slot),
     ("shifted", _flipped_or_shifted),
     ("factor", _factor),
     ("signs", _signs),

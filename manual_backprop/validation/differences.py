@@ -144,7 +144,11 @@ def _kinked(
 ) -> bool:
     """Whether the one-sided slopes stay apart as the step shrinks. Curvature shrinks with it, rounding grows."""
     coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
-    return 0.3 * coarse < fine < 3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
+    return (
+        0.3 * coarse < fine < 3 * coarse
+        and fine > 8 * rounding / steps[-1]
+        and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
+    )
 
 
 def probe_direction(value: Tensor, draw: torch.Generator, longest: float = math.inf) -> Tensor:

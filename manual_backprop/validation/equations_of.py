@@ -1,4 +1,4 @@
-"""What a linear layer's gradient becomes when one of BP1–BP4 is written wrong: candidates to compare a gradient with."""
+"""What a linear layer's gradient becomes when one of BP1–BP4 is written wrong, to compare a gradient with."""
 
 from collections.abc import Iterator
 

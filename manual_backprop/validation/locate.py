@@ -9,6 +9,7 @@ from manual_backprop.validation.differences import inner, norm
 from manual_backprop.validation.oracle import Elements, Oracle
 from manual_backprop.validation.probe import Inconclusive
 from manual_backprop.validation.report import Finding, fail
+from manual_backprop.validation.subject import Gradients
 from manual_backprop.validation.tolerances import Mismatch
 
 
@@ -30,13 +31,13 @@ def wrong_derivatives(oracle: Oracle, setting: str = "") -> Iterator[Finding]:
         return
     if verdict == "unknown":
         raise Inconclusive("the differences do not converge: a jump, or noise above the difference looked for")
-    kinks = 0
-    findings = []
-    for slot in oracle.asked if verdict == "kink" else oracle.wrong_slots() or oracle.asked:
-        elements = oracle.elements(slot)
-        kinks += elements.verdicts.count("kink")
-        if elements.wrong:
-            findings.append(_located(oracle, elements, setting))
+    slots = oracle.asked if verdict == "kink" else oracle.wrong_slots() or oracle.asked
+    measured = [oracle.elements(slot) for slot in slots]
+    kinks = sum(elements.verdicts.count("kink") for elements in measured)
+    expected: Gradients = list(oracle.gradients)
+    for elements in measured:
+        expected[elements.slot] = _expected(oracle, elements)
+    findings = [_located(oracle, elements, setting, expected) for elements in measured if elements.wrong]
     yield from findings
     if not findings and verdict == "wrong":
         yield _unlocated(oracle, setting)
@@ -44,11 +45,23 @@ def wrong_derivatives(oracle: Oracle, setting: str = "") -> Iterator[Finding]:
         raise Inconclusive(f"a kink at {kinks or 'some'} elements of the sample, where any subgradient may be right")
 
 
-def _located(oracle: Oracle, elements: Elements, setting: str) -> Finding:
+def _expected(oracle: Oracle, elements: Elements) -> torch.Tensor | None:
+    """The gradient as differences have it, where every element was measured."""
+    value = oracle.values[elements.slot]
+    if len(elements.where) != value.numel():
+        return None
+    numbers = torch.tensor(elements.expected, dtype=torch.complex128).reshape(value.shape)
+    return numbers if value.is_complex() else numbers.real
+
+
+def _located(oracle: Oracle, elements: Elements, setting: str, others: Gradients) -> Finding:
     value, slot = oracle.values[elements.slot], elements.slot
     complete = len(elements.where) == value.numel()
     shape = value.shape if complete else torch.Size([len(elements.where)])
-    expected, actual = torch.tensor(elements.expected, dtype=torch.complex128), torch.tensor(elements.actual, dtype=torch.complex128)
+    expected, actual = (
+        torch.tensor(elements.expected, dtype=torch.complex128),
+        torch.tensor(elements.actual, dtype=torch.complex128),
+    )
     if not value.is_complex():
         expected, actual = expected.real, actual.real
     wrong = torch.tensor([verdict == "wrong" for verdict in elements.verdicts]).reshape(shape)
@@ -62,14 +75,16 @@ def _located(oracle: Oracle, elements: Elements, setting: str) -> Finding:
     output = wrong_output(oracle)
     if output is not None:
         message += f"; the share of output {output} is wrong"
-    finding = wrong_gradient(oracle.subject, slot, found, message, setting, list(oracle.gradients), complete)
+    finding = wrong_gradient(oracle.subject, slot, found, message, setting, others, complete)
     return finding if complete else _placed(finding, at)
 
 
 def _placed(finding: Finding, index: tuple[int, ...]) -> Finding:
     from dataclasses import replace
 
-    place = f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
+    place = (
+        f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
+    )
     return replace(finding, index=index, details=(place, *finding.details[1:]))
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import platform
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from manual_backprop.validation.exceptions import one_line, where
+from manual_backprop.validation.naming import name_of
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped, select
 from manual_backprop.validation.probes import PROBES
 from manual_backprop.validation.report import STATUSES, Finding, Report, fail
-from manual_backprop.validation.subject import Broken, Subject, name_of
+from manual_backprop.validation.subject import Broken, Subject
 
 Progress = Callable[[Probe, int, int], None]
 
@@ -230,11 +232,8 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
+    """NumPy where somebody has imported its random numbers; importing them here would cost a second."""
+    return sys.modules["numpy"] if "numpy.random" in sys.modules else None
 
 
 def _repro_arguments(reference: Any, batch_dim: int | None, seed: int, samples: int) -> str:

@@ -2,9 +2,8 @@
 
 import copy
 import functools
-import inspect
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from manual_backprop.validation import tolerances
 from manual_backprop.validation.differences import normal
+from manual_backprop.validation.naming import argument_names, callable_of, name_of
 from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, real
 
 Gradients = list[Tensor | None]
@@ -186,6 +186,11 @@ class Subject:
         gradients = self.differentiate(graph, cotangents)
         return Plain(outputs, cotangents, [None if g is None else g.detach().clone() for g in gradients])
 
+    @property
+    def large(self) -> bool:
+        """Whether one pass takes long enough for the probes to ask fewer questions of each kind."""
+        return sum(value.numel() for value in self.values) > 100_000
+
     @functools.cached_property
     def targets(self) -> list[int]:
         """The numbers of the outputs that can be differentiated."""
@@ -281,7 +286,9 @@ class Subject:
         outputs; float64 where there is none."""
         found = torch.float64
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            rounded = [_through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)]
+            rounded = [
+                _through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)
+            ]
             if not _changed(rounded, self.values):
                 continue  # the sample is of few bits itself
             try:
@@ -334,54 +341,6 @@ def _noisier(noise: float | Tensor, change: Tensor, size: float) -> float | Tens
         return torch.maximum(change, torch.as_tensor(noise, dtype=change.dtype).expand(change.shape))
     most = float(change.max())
     return max(noise, most) if isinstance(noise, float) else noise.clamp(min=most)
-
-
-def callable_of(func: Any) -> Callable[..., Any]:
-    """What to call: ``.apply`` of a Function class, the thing itself otherwise."""
-    is_function = isinstance(func, type) and issubclass(func, torch.autograd.Function)
-    return func.apply if is_function else func
-
-
-def function_class(func: Any) -> type | None:
-    """The Function class behind a class or its ``.apply``, or None."""
-    owner = func if isinstance(func, type) else getattr(func, "__self__", None)
-    return owner if isinstance(owner, type) and issubclass(owner, torch.autograd.Function) else None
-
-
-def name_of(func: Any) -> str:
-    """A name as it stands in a message: the Function's, the module's class, the callable's ``__name__``."""
-    if isinstance(func, functools.partial):
-        return name_of(func.func)
-    if (owner := function_class(func)) is not None:
-        return owner.__name__ if func is owner else f"{owner.__name__}.apply"
-    return getattr(func, "__name__", type(func).__name__)
-
-
-def argument_names(func: Any, inputs: Sequence[Any]) -> list[str]:
-    """One name for each flattened input: that of the parameter it is bound to, with its path where it nests."""
-    parameters = _parameter_names(func)
-    names = []
-    for place, value in enumerate(inputs):
-        name = parameters[place] if place < len(parameters) else f"inputs[{place}]"
-        paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
-        names += [name + path for path in paths]
-    return names
-
-
-def _parameter_names(func: Any) -> list[str]:
-    owner = function_class(func)
-    if owner is not None:
-        func = owner.forward  # type: ignore[attr-defined]
-    elif isinstance(func, nn.Module):
-        func = func.forward
-    try:
-        parameters = list(inspect.signature(func).parameters.values())
-    except (TypeError, ValueError):
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [parameter.name for parameter in parameters if parameter.kind in kinds]
-    combined = owner is not None and owner.setup_context is torch.autograd.function._SingleLevelFunction.setup_context
-    return names[1:] if combined else names
 
 
 def _reference(subject: Subject, reference: Any, inputs: Sequence[Any]) -> Subject:

@@ -1,5 +1,6 @@
 """MB1xx: is it the derivative? Against the reference, finite differences, and the order of the Taylor remainder."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -63,13 +64,15 @@ def taylor(subject: Subject) -> Iterator[Finding]:
     v = oracle.direction(oracle.asked, "taylor")
     analytic = sum(inner(g, d) for g, d in zip(oracle.gradients, v, strict=True))
     size = sum(norm(g, d) ** 2 for g, d in zip(oracle.gradients, v, strict=True)) ** 0.5
-    rounding = 8 * epsilon(oracle.dtype) * sum(norm(c, y) for c, y in zip(oracle.cotangents, oracle.outputs, strict=True))
+    rounding = (
+        8 * epsilon(oracle.dtype) * sum(norm(c, y) for c, y in zip(oracle.cotangents, oracle.outputs, strict=True))
+    )
     steps = [2.0**-k for k in range(6, 17, 2)]
     sides = [[_remainder(oracle, v, sign * h, analytic) for h in steps] for sign in (1.0, -1.0)]
     ahead, behind = sides
     orders = [
         math.log2(abs(a / b)) / 2
-        for a, b in zip(ahead, ahead[1:], strict=False)
+        for a, b in itertools.pairwise(ahead)
         if math.isfinite(a) and math.isfinite(b) and min(abs(a), abs(b)) > 10 * rounding
     ]
     # Per unit of h the remainder of a wrong gradient is the same constant from both sides; at a kink it is not.
@@ -154,7 +157,10 @@ def _ties(oracle: Oracle) -> Iterator[Finding]:
             direction[slot] = (value == number).to(value.dtype)
             slope = oracle.slope(direction)
             analytic = inner(oracle.gradients[slot], direction[slot])
-            if not slope.kinked and slope.judge(analytic, norm(oracle.gradients[slot], direction[slot]), oracle.dtype) == "wrong":
+            if (
+                not slope.kinked
+                and slope.judge(analytic, norm(oracle.gradients[slot], direction[slot]), oracle.dtype) == "wrong"
+            ):
                 yield fail(
                     f"where elements of `{oracle.subject.slots[slot].name}` are equal, their gradients do not add up",
                     cause=f"moved together the slope is {slope.central:.6g}, and the gradients sum to {analytic:.6g}: "
@@ -169,8 +175,9 @@ def _ties(oracle: Oracle) -> Iterator[Finding]:
 
 def _kinked_samples(subject: Subject) -> Iterator[tuple[str, list[Tensor]]]:
     """The sample, then with one element of each slot at 0, then at ±1 (where hinges and clamps turn)."""
-    yield "in the sample", list(subject.values)
-    for number in (0.0, 1.0, -1.0):
+    if not subject.large:
+        yield "in the sample", list(subject.values)
+    for number in (0.0,) if subject.large else (0.0, 1.0, -1.0):
         values = [value.contiguous() for value in subject.nearby(("kink", number), by=0.2)]
         for value, need in zip(values, subject.needs, strict=True):
             if need and value.numel() and not value.is_complex():

@@ -69,7 +69,7 @@ def _through(
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         outputs = subject.call(tensors)
-        return tuple(Canary.apply(o) if i in targets else o for i, o in enumerate(outputs))  # type: ignore[no-untyped-call]
+        return tuple(Canary.apply(o) if i in targets else o for i, o in enumerate(outputs))
 
     leaves = [v.detach().clone().requires_grad_(n) for v, n in zip(subject.values, subject.needs, strict=True)]
     try:
@@ -82,7 +82,9 @@ def _through(
         return
     if not _canary_was_caught(subject, path):
         raise Skipped(f"{name} ignores custom backward passes: a wrong one on the same path goes unnoticed")
-    words = {"fix": "compare with eager before relying on it; move what it cannot trace into a custom op"}
+    words: dict[str, Any] = {
+        "fix": "compare with eager before relying on it; move what it cannot trace into a custom op"
+    }
     message = f"the gradient of {{name}} is another under {name}"
     shared: Gradients = [None if g is None else g / WRONG_BY for g in actual]
     yield from differing(subject, shared, subject.plain.gradients, message, f"only under {name}", **words)
@@ -90,5 +92,5 @@ def _through(
 
 def _canary_was_caught(subject: Subject, path: Callable[[Callable[..., Any], Sequence[Tensor]], Any]) -> bool:
     x = torch.ones(2, device=subject.values[0].device, requires_grad=True)
-    (gradient,) = torch.autograd.grad(path(lambda t: (Canary.apply(t),), [x])[0].sum(), x)  # type: ignore[no-untyped-call]
+    (gradient,) = torch.autograd.grad(path(lambda t: (Canary.apply(t),), [x])[0].sum(), x)
     return bool((gradient == WRONG_BY).all())

@@ -169,7 +169,7 @@ def broadcast(subject: Subject) -> Iterator[Finding]:
 
 
 def _spans(subject: Subject, leaf: int, axis: int, shapes: list[torch.Size]) -> bool:
-    """Whether the axis is one of the outputs' too, so that the same output shape means a broadcast (not so in a cost)."""
+    """Whether the axis is one of the outputs' too, so that the same output shape means a broadcast."""
     shape = subject.leaves[leaf].shape
     from_right = axis - len(shape)
     return all(len(s) >= -from_right and s[from_right] == shape[axis] for s in shapes)
@@ -265,8 +265,11 @@ def unused_output(subject: Subject) -> Iterator[Finding]:
         try:
             found = iter(torch.autograd.grad(loss.real if loss.is_complex() else loss, asked, allow_unused=True))
         except Exception as error:
-            yield fail(f"backward raises when only output {target} is used: {error}",
-                       cause="backward counts on a gradient for each output", fix="test grad_output for None")  # fmt: skip
+            yield fail(
+                f"backward raises when only output {target} is used: {error}",
+                cause="backward counts on a gradient for each output",
+                fix="test grad_output for None",
+            )
             return
         actual = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
         message = f"the gradient of {{name}} is wrong when only output {target} is used"

@@ -1,6 +1,7 @@
 """MB3xx: is backward linear in grad_output? gradcheck asks with one-hot positive numbers only, so nobody else does."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def zero(subject: Subject) -> Iterator[Finding]:
     expected = [_zeros(g) for g in subject.plain.gradients]
     message = "the gradient of {name} for a grad_output of zeros is not zero"
     cause = "something is added that grad_output does not multiply (a penalty, a regulariser, noise), or 0·∞"
-    words = {"cause": cause, "fix": BE_LINEAR}
+    words: dict[str, Any] = {"cause": cause, "fix": BE_LINEAR}
     yield from differing(subject, actual, expected, message, noise=[0.0] * len(actual), **words)
 
 
@@ -65,7 +66,7 @@ def across_outputs(subject: Subject) -> Iterator[Finding]:
     ]
     message = "the gradient of {name} is not the sum of the gradients through each output alone"
     cause = "cross-terms: a product of the grad_outputs of two outputs, or a share that one of them switches off"
-    words = {"cause": cause, "fix": BE_LINEAR}
+    words: dict[str, Any] = {"cause": cause, "fix": BE_LINEAR}
     yield from differing(subject, subject.plain.gradients, _sum(*parts), message, **words)
 
 
@@ -89,19 +90,15 @@ def sparse(subject: Subject) -> Iterator[Finding]:
 def _scaled(subject: Subject, c: float, message: str) -> Iterator[Finding]:
     given = [None if g is None else c * g for g in subject.plain.cotangents]
     expected = [None if g is None else c * g for g in subject.plain.gradients]
-    yield from differing(
-        subject, subject.gradients(cotangents=given), expected, message, scale=abs(c), **_words()
-    )
+    yield from differing(subject, subject.gradients(cotangents=given), expected, message, scale=abs(c), **_words())
 
 
-def _words() -> dict[str, str]:
+def _words() -> dict[str, Any]:
     return {"cause": NOT_LINEAR, "fix": BE_LINEAR}
 
 
 def _only(cotangents: Cotangents, keep: Callable[..., bool]) -> list[Tensor | None]:
-    return [
-        None if c is None else c if keep(i) else torch.zeros_like(c) for i, c in enumerate(cotangents)
-    ]
+    return [None if c is None else c if keep(i) else torch.zeros_like(c) for i, c in enumerate(cotangents)]
 
 
 def _sum(*parts: Gradients) -> Gradients:

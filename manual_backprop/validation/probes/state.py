@@ -1,7 +1,7 @@
 """MB5xx: what a Function writes, keeps and leaks."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -124,7 +124,10 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
             tell = warn if raised_on_purpose(broken.error) else fail
             yield tell(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
             return
-        words = {"cause": "backward changes or caches what it works with", "fix": "let backward depend on saved tensors"}
+        words: dict[str, Any] = {
+            "cause": "backward changes or caches what it works with",
+            "fix": "let backward depend on saved tensors",
+        }
         message = f"the gradient of {{name}} is another in backward number {number + 1} over one graph"
         found = list(differing(subject, actual, wanted, message, **_exactly(subject), **words))
         yield from found
@@ -219,17 +222,14 @@ def version(subject: Subject) -> Iterator[Finding]:
     _ = subject.plain
     if not hand_written(subject.run().outputs):
         raise Skipped("no hand-written backward in the graph")
-    candidates: list[tuple[str, Callable[[Graph], Tensor]]] = [
-        (f"output {i}", lambda graph, i=i: graph.outputs[i]) for i in subject.targets  # type: ignore[misc]
-    ]
+    names = [f"output {i}" for i in subject.targets]
+    places: list[tuple[str, int]] = [("outputs", i) for i in subject.targets]
     if not subject.in_place:
-        candidates += [
-            (f"input `{slot.name}`", lambda graph, i=i: graph.leaves[i])  # type: ignore[misc]
-            for i, slot in enumerate(subject.slots)
-        ]
-    for name, find in candidates:
+        names += [f"input `{slot.name}`" for slot in subject.slots]
+        places += [("leaves", i) for i in range(len(subject.slots))]
+    for name, (kind, place) in zip(names, places, strict=True):
         graph = subject.run()
-        tensor = find(graph)
+        tensor: Tensor = getattr(graph, kind)[place]
         if not tensor.numel():
             continue
         try:
@@ -239,7 +239,7 @@ def version(subject: Subject) -> Iterator[Finding]:
         except (Broken, RuntimeError):
             continue
         message = f"the gradient of {{name}} is wrong, without an error, after an in-place change of {name}"
-        words = {
+        words: dict[str, Any] = {
             "cause": f"{name} is kept otherwise than by save_for_backward, so no version counter guards it",
             "fix": "ctx.save_for_backward(…): torch then refuses with an error",
         }
@@ -260,7 +260,7 @@ def hooks(subject: Subject) -> Iterator[Finding]:
         return packed[0].clone()
 
     # Numbers that no pass has seen: what a cache knows from an earlier one would be right by chance.
-    values = subject.elsewhere("offloaded")
+    values = [1.01 * v if need else v for v, need in zip(subject.elsewhere("offloaded"), subject.needs, strict=True)]
     with saved_tensors_hooks(pack, unpack):
         graph = subject.run(values)
         actual = subject.differentiate(graph, subject.plain.cotangents)
@@ -285,8 +285,8 @@ def checkpointed(subject: Subject) -> Iterator[Finding]:
         except Exception as error:
             mode = f"use_reentrant={reentrant}"
             tell = fail if hand_written(subject.run().outputs) else warn
-            yield tell(f"checkpoint({mode}) raises: {one_line(error)}", cause="it unpacks a saved tensor twice, perhaps",
-                       fix="read ctx.saved_tensors once")  # fmt: skip
+            cause = "it unpacks a saved tensor twice, perhaps"
+            yield tell(f"checkpoint({mode}) raises: {one_line(error)}", cause=cause, fix="read ctx.saved_tensors once")
             continue
         message = f"the gradient of {{name}} is another under checkpoint(use_reentrant={reentrant})"
         yield from differing(subject, actual, subject.plain.gradients, message, "only under checkpoint")
@@ -318,7 +318,7 @@ def global_state(subject: Subject) -> Iterator[Finding]:
 
 def _right_elsewhere(subject: Subject) -> Iterator[Finding]:
     """What the first pass left behind (a mask, a buffer) may be right for the first sample alone."""
-    if not subject.trusted or not hand_written(subject.run().outputs):
+    if subject.large or not subject.trusted or not hand_written(subject.run().outputs):
         return
     try:
         if oracle_of(subject).verdict() != "right":
@@ -355,7 +355,7 @@ def _exactly(subject: Subject) -> dict[str, Any]:
     return {"noise": [0.0] * len(subject.slots)}
 
 
-STATE = {
+STATE: dict[str, Any] = {
     "cause": "state outside of ctx: a class attribute, a module global, a counter or a cache",
     "fix": "keep what backward needs on ctx, by save_for_backward",
 }

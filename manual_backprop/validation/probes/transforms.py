@@ -1,4 +1,4 @@
-"""MB8xx: double backward, gradient penalty, forward mode, vmap, torch.func. What refuses loudly is a skip, with its words."""
+"""MB8xx: double backward, gradient penalty, forward mode, vmap, torch.func. What refuses loudly is a skip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +20,9 @@ from manual_backprop.validation.tolerances import SAME_RTOL, mismatch
 
 Tensors = list[Tensor]
 
-DIFFERENTIABLE = "write backward in differentiable torch operations, save inputs and outputs only, no once_differentiable"
+DIFFERENTIABLE = (
+    "write backward in differentiable torch operations, save inputs and outputs only, no once_differentiable"
+)
 
 
 def double_backward(subject: Subject) -> Iterator[Finding]:
@@ -53,7 +55,8 @@ def gradient_penalty(subject: Subject) -> Iterator[Finding]:
         asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
         total = sum(part.sum() for part in parts)
         try:
-            found = iter(torch.autograd.grad(total, asked, allow_unused=True, create_graph=create_graph))
+            given_up = torch.autograd.grad(torch.as_tensor(total), asked, allow_unused=True, create_graph=create_graph)
+            found = iter(given_up)
         except Exception as error:
             raise Broken("backward", error) from error
         given = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]
@@ -78,7 +81,8 @@ def _second_order(
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
         silent = not (isinstance(loss, Tensor) and loss.requires_grad)
         if not silent:
-            torch.autograd.backward(loss)  # autograd.grad would not visit the node by which once_differentiable refuses
+            # autograd.grad would not visit the node by which once_differentiable refuses.
+            torch.autograd.backward(torch.as_tensor(loss))
     except Exception as error:
         raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
     if not bool(all(g.isfinite().all() for g in first)):
@@ -99,7 +103,8 @@ def _second_order(
     cause = "the gradient is cut off from the graph: " if silent else ""
     yield fail(
         f"{what}: the derivative by {', '.join(names[i] for i in wrong or everywhere)} is wrong, without an error",
-        cause=cause + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
+        cause=cause
+        + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
         fix=DIFFERENTIABLE,
         expected=slope.central,
         actual=by,
@@ -155,13 +160,12 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
             ]
             moved = [forward_ad.unpack_dual(output).tangent for output in subject.call(duals)]
     except Exception as error:
-        own = [f for f in functions_of(subject.run().outputs) if f.jvp is not torch.autograd.Function.jvp]  # type: ignore[attr-defined]
+        own = _with_jvp(subject)
         if own and not isinstance(error, NotImplementedError):
             yield warn(f"{own[0].__name__}.jvp raises: {one_line(error)}", cause="jvp", fix="let it run, or drop it")
             return
         raise Skipped(f"forward mode is refused loudly: {one_line(error)}") from error
-    own = any(f.jvp is not torch.autograd.Function.jvp for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
-    if all(t is None for t in moved) and not own:
+    if all(t is None for t in moved) and not _with_jvp(subject):
         raise Skipped("forward mode gives no tangents")
     ahead = sum(inner(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)
     back = sum(inner(g, t) for g, t in zip(plain.gradients, tangents, strict=True))
@@ -177,26 +181,34 @@ def forward_mode(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _with_jvp(subject: Subject) -> list[type]:
+    default = torch.autograd.Function.jvp
+    return [f for f in functions_of(subject.run().outputs) if f.jvp is not default]  # type: ignore[attr-defined]
+
+
 def vmapped(subject: Subject) -> Iterator[Finding]:
-    """MB804: vmap over each input and over all gives what a loop gives, values and gradients; so do batched gradients."""
+    """MB804: vmap over each input and over all gives what a loop gives, values and gradients."""
     _ = subject.plain
     own_rule = any(not f.generate_vmap_rule for f in functions_of(subject.run().outputs))  # type: ignore[attr-defined]
     if reads_raw_memory(subject) and not own_rule:
         raise Skipped("NumPy or raw memory inside, which vmap cannot see through")
     asked = [i for i, need in enumerate(subject.needs) if need]
-    everything = tuple(asked)
-    choices = [(everything, 0), (everything, -1)] + [((i,), 0) for i in asked[:4] if len(asked) > 1]
+    everything, count = tuple(asked), len(asked)
+    choices = [(everything, (0,) * count), (everything, (-1,) * count)]
+    if count > 1:
+        choices += [(everything, tuple(-(k % 2) for k in range(count)))] + [((i,), (0,)) for i in asked[:4]]
+    choices = choices[:1] if subject.large else choices
     near = subject.nearby("vmap")
     refusals = []
-    for chosen, axis in choices:
+    for chosen, axes in choices:
         samples = [subject.values, [near[i] if i in chosen else v for i, v in enumerate(subject.values)]]
         expected = [_pass(subject, sample) for sample in samples]
         try:
-            outputs, gradients = _vmap(subject, samples, chosen, axis)
+            outputs, gradients = _vmap(subject, samples, chosen, axes)
         except Exception as error:
             refusals.append(one_line(error))
             continue
-        setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axis})"
+        setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axes})"
         for number, (sample_outputs, wanted) in enumerate(expected):
             values = [o[number] for o in outputs]
             bad = [i for i, (a, b) in enumerate(zip(values, sample_outputs, strict=True))
@@ -222,9 +234,11 @@ def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
     return graph.outputs, subject.differentiate(graph, subject.cotangents(graph.outputs))
 
 
-def _vmap(subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axis: int) -> tuple[Tensors, Gradients]:
+def _vmap(
+    subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[Tensors, Gradients]:
     stacked = {}
-    for i in chosen:
+    for i, axis in zip(chosen, axes, strict=True):
         pair = torch.stack([sample[i] for sample in samples])
         pair = pair.movedim(0, -1).contiguous() if axis else pair
         stacked[i] = pair.detach().requires_grad_()
@@ -235,17 +249,15 @@ def _vmap(subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axi
             values[i] = part
         return tuple(subject.call(values))
 
-    outputs = list(torch.func.vmap(one, in_dims=axis)(*stacked.values()))
+    outputs = list(torch.func.vmap(one, in_dims=axes)(*stacked.values()))
     given = [
         None if c is None or not o.requires_grad else torch.stack([c, c])
         for o, c in zip(outputs, subject.plain.cotangents, strict=True)
     ]
     pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if c is not None]
-    found = torch.autograd.grad(
-        [o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True
-    )
+    found = torch.autograd.grad([o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True)
     gradients: Gradients = [None] * len(samples[0])
-    for i, gradient in zip(chosen, found, strict=True):
+    for i, axis, gradient in zip(chosen, axes, found, strict=True):
         gradients[i] = gradient.movedim(-1, 0) if gradient is not None and axis else gradient
     return outputs, gradients
 
@@ -274,7 +286,9 @@ def func(subject: Subject) -> Iterator[Finding]:
     ]
     if not reads_raw_memory(subject):
         ways.append(("batched gradients", lambda: _batched(subject)))
-    if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(c.is_complex() for c in given):
+    if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(
+        c.is_complex() for c in given
+    ):
         ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values, given)))
     refusals = []
     for name, way in ways:
