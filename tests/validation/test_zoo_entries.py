@@ -45,18 +45,18 @@ def test_wrong_one_is_wrong(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", WRONG, ids=lambda entry: entry.name)
 def test_wrong_one_has_a_right_forward(entry: Entry) -> None:
-    """The forward is repeatable, finite, and the reference's where there is one."""
+    """The forward is repeatable, finite, and the reference's where there is one, but for the entry of MB103."""
     outputs, again = call(entry.function, entry.inputs()), call(entry.function, entry.inputs())
     assert outputs
     for output, repeated in zip(outputs, again, strict=True):
         torch.testing.assert_close(output, repeated, rtol=0, atol=0)
         assert output.isfinite().all()
-    if entry.reference:
+    if entry.reference and entry.codes != ("MB103",):
         torch.testing.assert_close(outputs[0], entry.reference(*entry.inputs()))
 
 
 @pytest.mark.parametrize("entry", RIGHT, ids=lambda entry: entry.name)
-@pytest.mark.filterwarnings("ignore:Input #0 requires gradient and is not a double")
+@pytest.mark.filterwarnings("ignore:Input #. requires gradient and is not a double")
 def test_right_one_passes_gradcheck(entry: Entry) -> None:
     function, inputs = callable_of(entry.function), entry.inputs()
     if isinstance(inputs[0], tuple):  # gradcheck does not look into it
@@ -86,7 +86,7 @@ def test_there_are_enough() -> None:
 
 
 def test_every_code_that_a_wrong_backward_can_show_on_a_cpu_has_an_entry() -> None:
-    """MB103 is a wrong forward, MB209 a waste and no mistake, MB903 wants a second device."""
+    """MB209 a waste and no mistake, MB903 wants a second device."""
     assert {code for entry in WRONG for code in entry.codes} == PROOFS.keys()
     assert {code[2] for code in PROOFS} == set("123456789")
 

@@ -18,6 +18,7 @@ from manual_backprop.validation.zoo.entry import Entry
 PROOFS: dict[str, Callable[[Entry], bool]] = {
     **dict.fromkeys(("MB101", "MB104", "MB105", "MB106"), values.not_derivative),
     "MB102": values.against_reference,
+    "MB103": values.other_values,
     "MB201": values.wrong_number,
     "MB202": lambda entry: any(
         g is None for g, x in raw(entry, entry.inputs()) if isinstance(x, Tensor) and x.requires_grad

@@ -128,12 +128,16 @@ def scaled_inputs(*scales: float) -> Callable[[Entry], bool]:
 
 
 def autocast(also_backward: bool) -> Callable[[Entry], bool]:
+    """More than a few per cent off what the same numbers give in float32."""
+
     def proof(entry: Entry) -> bool:
-        inputs = tuple(x.detach().float().requires_grad_() if x.is_floating_point() else x for x in entry.inputs())
+        inputs = tuple(x.detach().float().requires_grad_() for x in entry.inputs())
+        expected = vjp(entry.function, inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = call(entry.function, inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=also_backward):
-            return raises_or(lambda: not torch.autograd.grad(outputs, leaves(inputs), signed(outputs)))
+            grads = torch.autograd.grad(outputs, leaves(inputs), signed(outputs))
+        return differ(expected, list(grads), 0.05)
 
     return proof
 

@@ -1,7 +1,8 @@
 """The zoo: backward passes that are wrong, each with the codes that must catch it, and right ones that none may fail.
 
-Every wrong one has a right forward pass and the smallest mistake that its author may plausibly have made, on the line
-marked ``# wrong``; every right one does something that makes careless checks raise a false alarm.
+Every wrong one has a right forward pass (but for the one of MB103) and the smallest mistake that its author may
+plausibly have made, on the line marked ``# wrong``; every right one does something that makes careless checks raise a
+false alarm.
 """
 
 from manual_backprop.validation.zoo import (  # noqa: F401  (each adds its entries)

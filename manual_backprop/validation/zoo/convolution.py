@@ -81,7 +81,7 @@ class Conv2d(Function):
         )
 
 
-IMAGES = draw((2, 3, 4, 4), (4, 3, 3, 3), (4,))
+IMAGES = draw((2, 2, 3, 3), (3, 2, 3, 3), (3,))
 
 
 @wrong("conv2d-bias-keeps-the-columns", "conv2d", IMAGES, "MB203", "MB101")

@@ -185,14 +185,21 @@ class LinearSampleBySample(Linear):
         return grad_output @ weight, grad_weight, grad_output.sum(0)
 
 
-@wrong("linear-mixes-dtypes-after-autocast", "linear", LINEAR, "MB606", source="pytorch/ao#4616")
-class LinearUnderAutocast(Linear):
-    """Autocast makes the output bfloat16 and leaves the saved weight float32: the two do not multiply afterwards."""
+@wrong("linear-undoes-the-loss-scale", "linear", LINEAR, "MB606", "MB607", source="ashawkey/stable-dreamfusion#158")
+class LinearLossScale(Function):
+    """Autocast is taken as a sign of a loss scale, which is divided out here, and by the GradScaler once more."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.scale = 65536 if torch.is_autocast_enabled(input.device.type) else 1  # wrong: not the layer's business
+        return F.linear(input, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
         input, weight = ctx.saved_tensors
-        return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)  # wrong: cast to weight.dtype first
+        grad_output = grad_output.to(weight.dtype) / ctx.scale
+        return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)
 
 
 class LinearSigmoid(Function):

@@ -167,3 +167,18 @@ class Hypot(Function):
         x, y = ctx.saved_tensors
         norm = (x**2 + y**2).sqrt()  # wrong: torch.hypot(x, y)
         return grad_output * x / norm, grad_output * y / norm
+
+
+@wrong("gelu-approximation-in-both-directions", "gelu", ANY, "MB103", reference=F.gelu)
+class GeluApproximation(Function):
+    """Forward and backward agree with each other, on the tanh approximation and not on the gelu."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        return F.gelu(input, approximate="tanh")  # wrong: the exact one
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return grad_output * gelu_tanh_derivative(input)

@@ -155,7 +155,7 @@ class AttentionLogSumExp(Function):
         return grad_scores @ k, grad_scores.mT @ q, p.mT @ grad_output
 
 
-@right("right-conv2d", "conv2d", draw((2, 3, 4, 4), (4, 3, 3, 3), (4,)))
+@right("right-conv2d", "conv2d", draw((2, 2, 4, 3), (3, 2, 3, 3), (3,)))
 class Conv2d(Function):
     """Built of torch's own products for the two gradients, any memory format."""
 
@@ -176,7 +176,7 @@ class Conv2d(Function):
         )
 
 
-@right("right-conv1d-by-hand", "conv1d", draw((2, 3, 6), (4, 3, 3)))
+@right("right-conv1d-by-hand", "conv1d", draw((2, 2, 5), (3, 2, 3)))
 class Conv1d(Function):
     """The kernel is flipped, in and out are exchanged, and the weight is a sum over the taps."""
 
@@ -196,7 +196,7 @@ class Conv1d(Function):
         return grad_input, torch.stack(taps, -1)
 
 
-@right("right-max-pool-overlap", "max_pool1d", draw((2, 3, 7)))
+@right("right-max-pool-overlap", "max_pool1d", draw((2, 2, 5)))
 class MaxPool1d(Function):
     """An input that is the maximum of two windows receives both gradients."""
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import custom_fwd
 from torch.autograd import Function
 from torch.nn import functional as F
 
@@ -48,21 +47,25 @@ class SquareStochastic(Function):
         return (grad * (1 + (torch.rand_like(grad) - 0.5) / 256)).bfloat16().to(grad.dtype)  # wrong: grad
 
 
-@wrong("lookup-linear-under-autocast", "lookup_linear", draw((6, 3), torch.tensor([0, 2, 2]), (5, 3)), "MB607")
-class LookupLinear(Function):
-    """Under autocast the product in the backward is bfloat16, and `index_add_` takes no mixture."""
+@wrong("matmul-float16-backward-of-a-bfloat16-forward", "matmul", draw((4, 3), (3, 5), scale=1e6), "MB607",
+       source="pytorch/pytorch#87979")  # fmt: skip
+class MatMulFloat16(Function):
+    """Under autocast the backward runs in float16, whatever the forward ran in; bfloat16 reaches farther."""
 
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(table, index, weight)
-        return F.linear(table[index], weight)
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:  # wrong: custom_bwd
-        table, index, weight = ctx.saved_tensors
-        grad_table = torch.zeros_like(table).index_add_(0, index, grad_output @ weight)
-        return grad_table, None, grad_output.mT @ table[index]
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        a, b = ctx.saved_tensors
+        grad_output = grad_output.to(a.dtype)
+        kind = a.device.type
+        with torch.autocast(
+            kind, dtype=torch.float16, enabled=torch.is_autocast_enabled(kind)
+        ):  # wrong: as the forward
+            return grad_output @ b.mT, a.mT @ grad_output
 
 
 @wrong("scale-unbound-without-grad", "mul", draw((4, 3), (3,)), "MB212", "MB208", source="linkedin/Liger-Kernel#930")
