@@ -166,7 +166,7 @@ def _summary_writer(folder: Path | None) -> Any:
 def explain(arguments: argparse.Namespace) -> int:
     """Says what a code means, with a real bug, a wrong snippet and a right one; lists the codes where none is given."""
     from manual_backprop.validation import PROBES
-    from manual_backprop.validation.explanations import EXPLANATIONS
+    from manual_backprop.validation.explanations import EXPLANATIONS, PRELUDE
 
     probes = {probe.code: probe for probe in PROBES}
     if arguments.code is None:
@@ -175,7 +175,7 @@ def explain(arguments: argparse.Namespace) -> int:
     code = arguments.code.upper()
     if code not in EXPLANATIONS or code not in probes:
         raise CannotRun(f"no code {arguments.code!r}; `manual-backprop explain` lists them")
-    terminal.show_explanation(probes[code], EXPLANATIONS[code])
+    terminal.show_explanation(probes[code], EXPLANATIONS[code], PRELUDE)
     return PASSED
 
 

@@ -116,7 +116,7 @@ def _finding(finding: "Finding") -> RenderableType:
     for label in ("cause", "fix", "repro"):
         if text := getattr(finding, label):
             lines.add_row(Text(label, style="bold"), Text(text))
-    return Group(head, Padding(lines, (0, 0, 0, 5)))
+    return Group(head, Padding(lines, (0, 0, 0, 5), expand=False))
 
 
 # --- the other commands -------------------------------------------------------------------------------------------
@@ -132,24 +132,38 @@ def show_codes(probes: Sequence["Probe"]) -> None:
     _console().print(table)
 
 
-def show_explanation(probe: "Probe", explanation: "Explanation") -> None:
-    """What a code means, a real bug of its class, and a wrong and a right snippet."""
+def show_explanation(probe: "Probe", explanation: "Explanation", prelude: str) -> None:
+    """What a code means, a real bug of its class, and a wrong and a right snippet, which run after `prelude`."""
     console = _console()
     console.print(Text.assemble((f"{probe.code} {probe.check}", "bold"), f" ({probe.family})  {probe.question}"))
     _paragraph(console, explanation.meaning)
     console.print("\nA real one", style="bold")
     _paragraph(console, explanation.bug)
-    for title, snippet in (("Wrong", explanation.wrong), ("Right", explanation.right)):
-        if snippet:
-            console.print(f"\n{title}", style=f"bold {'red' if title == 'Wrong' else 'green'}")
-            console.print(Padding(Syntax(snippet, "python", background_color="default", word_wrap=True), (0, 0, 0, 2)))
     if explanation.unseen:
         console.print("\nWhy there is no snippet", style="bold")
         _paragraph(console, explanation.unseen)
+        return
+    for title, snippet, other, colour in (
+        ("Wrong", explanation.wrong, explanation.right, "red"),
+        ("Right", explanation.right, explanation.wrong, "green"),
+    ):
+        console.print(f"\n{title}", style=f"bold {colour}")
+        _snippet(console, snippet, other)
+    console.print("\nBoth run after", style="bold")
+    _snippet(console, prelude, prelude)
 
 
 def _paragraph(console: Console, text: str) -> None:
-    console.print(Padding(Text(text), (0, 0, 0, 2)))
+    console.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+
+
+def _snippet(console: Console, code: str, other: str) -> None:
+    """Python, with a bar in front of the lines that the other snippet has not."""
+    known = set(other.splitlines())
+    coloured = Syntax("", "python", background_color="default").highlight(code.rstrip())
+    for line in coloured.split("\n", allow_blank=True):
+        differs = bool(line.plain.strip()) and line.plain not in known
+        console.print(Text.assemble(("| " if differs else "  ", "bold"), line), soft_wrap=True)
 
 
 def show_matrix(rows: Sequence["Row"]) -> None:

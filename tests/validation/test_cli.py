@@ -162,7 +162,15 @@ def test_explain(capsys, probe):
     assert status == 0
     assert out.startswith(f"{probe.code} {probe.check}")
     assert "A real one" in out
-    assert ("Wrong" in out and "Right" in out) != ("Why there is no snippet" in out)
+    assert ("\nWrong\n" in out and "\nRight\n" in out) != ("Why there is no snippet" in out)
+
+
+def test_explain_marks_the_lines_that_differ(capsys):
+    _, out, _ = run(capsys, "explain", "MB301")
+    assert [line.strip("| ") for line in out.splitlines() if line.startswith("|")] == [
+        "return 2 * x * grad_output.abs()",
+        "return 2 * x * grad_output",
+    ]
 
 
 def test_explain_lists_all_codes(capsys):
