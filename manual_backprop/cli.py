@@ -230,7 +230,8 @@ def _experiment(arguments: argparse.Namespace) -> tuple[list[type], Any]:
     """The Functions to break, and what should notice."""
     from manual_backprop.validation.audit import functions_of
     from manual_backprop.validation.mutants import Command, Validation
-    from manual_backprop.validation.subject import Subject, function_class
+    from manual_backprop.validation.naming import function_class
+    from manual_backprop.validation.subject import Subject
 
     if arguments.inputs is None:
         if not arguments.tests:

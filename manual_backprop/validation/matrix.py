@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from manual_backprop.validation.naming import callable_of
 from manual_backprop.validation.runner import validate
-from manual_backprop.validation.subject import callable_of
 from manual_backprop.validation.zoo import Entry
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.subject import argument_names
+from manual_backprop.validation.naming import argument_names
 
 Grads = tuple[Tensor | None, ...]
 

@@ -9,8 +9,8 @@ ENTRIES = (
         "MB301",
         "backward(−g) is not −backward(g). A backward is a linear map of grad_output; torch.autograd.gradcheck feeds "
         "it non-negative ones only, and so accepts an absolute value or a square.",
-        "jiecaoyu/XNOR-Net-PyTorch#43: the gradient of a binarised weight is built from signs and absolute values of "
-        "what comes in, and gradcheck with loose tolerances said True.",
+        "jiecaoyu/XNOR-Net-PyTorch#43: the gradient of a binarised activation is built from the sign and the absolute "
+        "value of what comes in, and gradcheck in float32 with atol=1e-2 said True.",
         SQUARE,
         "return 2 * x * grad_output.abs()",
         RIGHT,
@@ -47,7 +47,8 @@ ENTRIES = (
         "MB305",
         "Of two outputs, what comes back for both together is not the sum of what comes back for each alone. "
         "gradcheck asks one output at a time and never sends two.",
-        "Dao-AILab/flash-attention#141: the gradient through the second output, the log-sum-exp, is not taken.",
+        "Dao-AILab/flash-attention#141: does the second output, the log-sum-exp, contribute to the gradients? It does "
+        "not, and nothing says so.",
         SINCOS,
         "if grad_sin.any():\n    return grad_sin * x.cos()  # and the share of the other?\nreturn -grad_cos * x.sin()",
         "return grad_sin * x.cos() - grad_cos * x.sin()",

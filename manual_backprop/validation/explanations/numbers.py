@@ -77,7 +77,8 @@ validate(Deviation, (x,), reference=deviation)
         "MB603",
         "In float16 a number on the way is larger than 65504, or too small to be told from zero, although the result "
         "is neither.",
-        "fastino-ai/GLiNER2 PR#155: 0 · inf in the backward, in half precision only.",
+        "fastino-ai/GLiNER2 PR#155: a clamp to 1 − 1e-6, which in float16 and bfloat16 is 1, let log1p(−1) through, and "
+        "the backward was 0 · inf in half precision only.",
         RMS_NORM,
         "wide, rstd = x, (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()  # 400² overflows",
         "wide = x.double()\nrstd = (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt()",
@@ -110,7 +111,8 @@ validate(Sigmoid, (randn(4, 3),), reference=torch.sigmoid)
         "MB605",
         "At zero, or for inputs around 1e-30, the gradient is NaN or infinite where the function is smooth: a division "
         "by something that underflows.",
-        "fastino-ai/GLiNER2 PR#155: 0 · inf, of which neither factor was harmful alone.",
+        "pytorch/pytorch#36493: the gradient of cdist was NaN for differences around 1e-45: one factor underflowed and "
+        "the other was infinite.",
         """
 class Sinc(Function):
     @staticmethod

@@ -96,8 +96,8 @@ validate(Sigmoid, (randn(4, 3),))
         "MB504",
         "A second backward through the same graph (retain_graph=True) gives something else than the first, or "
         "crashes: something was used up.",
-        "axolotl-ai-cloud/axolotl PR#3892: found in review: a buffer was reused, and a second backward would have read "
-        "what the first left in it.",
+        "dmlc/dgl PR#1060: a cache on ctx leaks unless backward clears it, and once cleared it is gone for a second "
+        "backward with retain_graph=True.",
         """
 class Square(Function):
     @staticmethod
@@ -121,8 +121,8 @@ validate(Square, (randn(4, 3),))
         "MB505",
         "Two calls whose backward passes come later (a layer used twice, two losses) disturb each other: what belongs "
         "to one call is kept where all calls share it.",
-        "RobinBruegger/RevTorch#1: activations kept outside of the graph are gone, or another call's, when the "
-        "backward comes.",
+        "facebookarchive/caffe2 PR#1418: the states of dropout were overwritten between the forward and the backward, "
+        "which made wrong results and no noise.",
         "last = {}\n\n" + CALCULATES,
         "return 2 * last['x'] * grad_output",
         RIGHT,
@@ -142,7 +142,7 @@ validate(Square, (randn(4, 3),))
     explained(
         "MB507",
         "After the graph is gone some of its tensors are still there: each step leaks a little more memory.",
-        "pytorch/pytorch#25340: a memory leak by what a custom Function keeps.",
+        "pytorch/pytorch#5569: a custom Function that leaks its output in every step of the loop.",
         "history = []\n" + SAVED,
         "history.append(x)  # left over from debugging\nctx.save_for_backward(x)\nreturn x**2",
         "ctx.save_for_backward(x)\nreturn x**2",
@@ -173,8 +173,8 @@ validate(Square, (randn(4, 3),))
         "MB510",
         "Under torch.utils.checkpoint the gradient is another one, or backward crashes. The checkpoint runs forward "
         "again, and gives each saved tensor out only once.",
-        "pytorch/pytorch#82482: every look at ctx.saved_tensors unpacks all of them, and the second look raises under "
-        "a checkpoint.",
+        "state-spaces/mamba PR#1021: ctx.saved_tensors was looked at twice, and the second look raises under a "
+        "checkpoint; pytorch/pytorch#82156 asks for more than one.",
         """
 class Multiply(Function):
     @staticmethod
@@ -196,7 +196,8 @@ validate(Multiply, (randn(4, 3), randn(4, 3)))
         "MB511",
         "What ran before changes the result, or a pass changes something that all of the program shares: a cache, the "
         "random generator, a flag.",
-        "RobinBruegger/RevTorch#1: state kept beside the graph, from one pass to the next.",
+        "RobinBruegger/RevTorch#3: a forward that is run again for the backward drew another mask; the cure that was "
+        "asked for, torch.manual_seed in the backward, writes to what the whole program shares.",
         """
 class Dropout(Function):
     @staticmethod
