@@ -98,8 +98,8 @@ validate(Embedding, (torch.tensor([0, 2, 2, 5]), randn(6, 3)))
         "MB206",
         "A gradient is NaN or infinite where the derivative is finite: a 0 · ∞ or 0 / 0 that the formula has and the "
         "function has not. One such element makes every weight NaN after the next step.",
-        "fastino-ai/GLiNER2 PR#155: a masked entry's zero times an infinite slope. The loss looked well at every step, and "
-        "one backward put NaN on 225 parameters.",
+        "fastino-ai/GLiNER2 PR#155: a masked entry's zero times an infinite slope. The loss looked well at every step, "
+        "and one backward put NaN on 225 parameters.",
         """
 class Power(Function):
     @staticmethod
@@ -149,7 +149,7 @@ validate(AddFlat, (randn(2, 3), randn(3, 2)))
         "With some inputs frozen, backward returns something else for the others, or crashes. Tests in which "
         "everything requires grad never take that branch; fine-tuning takes it at once.",
         "mgmalek/efficient_cross_entropy#1: UnboundLocalError, because the gradient of the projection is assigned only "
-        "where it is asked for; shader-slang/slangpy#1056: an illegal memory access when one of two inputs requires grad.",
+        "where it is asked for; shader-slang/slangpy#1056: an illegal memory access when one of two requires grad.",
         LINEAR,
         "if ctx.needs_input_grad[1]:\n    grad_weight = grad_output.mT @ input\n"
         "return grad_output @ weight, grad_weight, grad_output.sum(0)  # unbound where the weight is frozen",

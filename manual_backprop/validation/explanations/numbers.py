@@ -77,8 +77,8 @@ validate(Deviation, (x,), reference=deviation)
         "MB603",
         "In float16 a number on the way is larger than 65504, or too small to be told from zero, although the result "
         "is neither.",
-        "fastino-ai/GLiNER2 PR#155: a clamp to 1 − 1e-6, which in float16 and bfloat16 is 1, let log1p(−1) through, and "
-        "the backward was 0 · inf in half precision only.",
+        "fastino-ai/GLiNER2 PR#155: a clamp to 1 − 1e-6, which in float16 and bfloat16 is 1, let log1p(−1) through, "
+        "and the backward was 0 · inf in half precision only.",
         RMS_NORM,
         "wide, rstd = x, (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()  # 400² overflows",
         "wide = x.double()\nrstd = (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt()",
@@ -137,7 +137,8 @@ validate(Sinc, (randn(4, 3),))
         "MB606",
         "With autocast around the forward alone, as torch recommends, backward meets the low dtype that forward "
         "produced beside the saved float32, and calculates something else or raises.",
-        "pytorch/ao#4616 and linkedin/Liger-Kernel#305: dtype mismatches in the backward under autocast.",
+        "pytorch/ao#4616: under autocast the incoming gradient is bfloat16 and the saved weight float32, and the product "
+        "of the two raises.",
         """
 class Linear(Function):
     @staticmethod

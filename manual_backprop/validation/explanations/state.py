@@ -71,8 +71,8 @@ validate(LogSumExp, (randn(4, 3),))
         "MB503",
         "backward overwrites a tensor that it had saved. The first time all is well; with retain_graph, a "
         "higher derivative or a checkpoint the second finds other numbers.",
-        "axolotl-ai-cloud/axolotl PR#3892: found in review: the second backward would have been garbage, as writes "
-        "from Triton skip the version counter.",
+        "axolotl-ai-cloud/axolotl PR#3892: found in review: the gradient is written into the saved input, and a second "
+        "backward over the same graph silently returns garbage.",
         """
 class Sigmoid(Function):
     @staticmethod
@@ -151,7 +151,8 @@ validate(Square, (randn(4, 3),))
         "MB508",
         "A tensor that backward needs was changed in place after forward, and backward does not raise but calculates "
         "with the new numbers. save_for_backward compares versions; .data and attributes of ctx escape it.",
-        "pytorch/pytorch#5871: an in-place change that autograd did not notice.",
+        "linkedin/Liger-Kernel PR#1251: writes from Triton do not move the version counter, so that the check for changes "
+        "in place never fires, and the layer before computes wrong gradients.",
         SAVED,
         "ctx.save_for_backward(x.data)\nreturn x**2",
         "ctx.save_for_backward(x)\nreturn x**2",

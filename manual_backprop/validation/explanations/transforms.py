@@ -65,7 +65,7 @@ ENTRIES = (
     explained(
         "MB803",
         "Forward mode and backward do not belong to the same derivative: ⟨g, jvp(v)⟩ is not ⟨vjp(g), v⟩.",
-        "pytorch/functorch#207: transforms of a custom Function that were incorrect in silence.",
+        "pytorch/pytorch#187284: under torch.compile the tangents of forward mode were dropped, and nothing was said.",
         PRODUCT,
         "def jvp(ctx, tangent_a, tangent_b):\n"
         "    a, b = ctx.saved_tensors\n"
@@ -78,7 +78,8 @@ ENTRIES = (
         "MB804",
         "Under torch.vmap the result is not what a loop over the samples gives: the rule mixes samples up, or takes "
         "the batch axis for another.",
-        "pytorch/functorch#207: batched gradients of a custom Function that were incorrect in silence.",
+        "pytorch/functorch#207: “autograd.Function is silently incorrect on functorch transforms”; pytorch/pytorch "
+        "PR#186303: a compiled vmap went around the Function's own vmap rule and its backward.",
         """
 class Centre(Function):
     @staticmethod
@@ -107,8 +108,8 @@ validate(Centre, (randn(4, 3),))
         "MB805",
         "torch.func.grad, vjp or jacrev gives another gradient than backward does. Under them tensors do not say "
         "requires_grad, and a branch that asks for it takes the wrong way.",
-        "state-spaces/mamba#239: a Function without setup_context, which torch.func does not take; "
-        "pytorch/functorch#207 is the case that says nothing.",
+        "pytorch/functorch#207: “autograd.Function is silently incorrect on functorch transforms”, which is why a "
+        "Function needs setup_context for them.",
         """
 class Sine(Function):
     @staticmethod
@@ -152,7 +153,7 @@ validate(sine, (randn(4, 3),))
         "pytorch/rfcs PR#28: in the review of an exporter that removes autograd.Function, a maintainer notes that this "
         "changes the backward pass, and asks to forbid training then.",
         unseen="torch.export leaves every custom backward out, the right and the wrong ones, and differentiates "
-        "forward instead. The probe's canary, a backward that is wrong on purpose, goes unnoticed there, and so the probe says "
-        "skip; it will fail as soon as a version of torch exports custom backward passes, and yours comes out another.",
+        "forward instead. The probe's canary, a backward that is wrong on purpose, goes unnoticed there, and so the probe "
+        "says skip; it will fail as soon as a version of torch exports custom backward passes, and yours comes out another.",
     ),
 )
