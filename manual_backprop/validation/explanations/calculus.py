@@ -56,8 +56,8 @@ validate(QuadraticCost, (randn(4, 3), torch.ones(4, 3, dtype=torch.float64)), re
         "MB104",
         "f(x + h) − f(x) − h·gradient has to shrink as h². If it shrinks as h, the gradient is not the derivative, "
         "however close it is: the order depends on no chosen step or tolerance, which is where small errors hide.",
-        "chainer/chainer#3541: “Bad gradients pass gradient check”: for a time the checker itself was wrong, and broken "
-        "backward passes left their tests green. Two oracles that share nothing guard against that.",
+        "chainer/chainer#3541: “Bad gradients pass gradient check”: for a time the checker itself was wrong, and "
+        "broken backward passes left their tests green. Two oracles that share nothing guard against that.",
         SQUARE,
         "return 2.01 * x * grad_output",
         "return 2 * x * grad_output",

@@ -137,8 +137,8 @@ validate(Sinc, (randn(4, 3),))
         "MB606",
         "With autocast around the forward alone, as torch recommends, backward meets the low dtype that forward "
         "produced beside the saved float32, and calculates something else or raises.",
-        "pytorch/ao#4616: under autocast the incoming gradient is bfloat16 and the saved weight float32, and the product "
-        "of the two raises.",
+        "pytorch/ao#4616: under autocast the incoming gradient is bfloat16 and the saved weight float32, and the "
+        "product of the two raises.",
         """
 class Linear(Function):
     @staticmethod

@@ -7,8 +7,8 @@ ENTRIES = (
         "MB901",
         "The same call gives different gradients: a race, a random number, or memory that nobody initialised. Often "
         "only one run in ten shows it.",
-        "meta-pytorch/tritonbench PR#1266: a missing barrier in the backward of the layer norm that was copied from the "
-        "tutorial; the gradients of weight and bias were wrong in 99 of 100 runs of a large one.",
+        "meta-pytorch/tritonbench PR#1266: a missing barrier in the backward of the layer norm that was copied from "
+        "the tutorial; the gradients of weight and bias were wrong in 99 of 100 runs of a large one.",
         SQUARE,
         "return 2 * x * grad_output + 1e-6 * torch.randn_like(x)",
         "return 2 * x * grad_output",

@@ -151,8 +151,8 @@ validate(Square, (randn(4, 3),))
         "MB508",
         "A tensor that backward needs was changed in place after forward, and backward does not raise but calculates "
         "with the new numbers. save_for_backward compares versions; .data and attributes of ctx escape it.",
-        "linkedin/Liger-Kernel PR#1251: writes from Triton do not move the version counter, so that the check for changes "
-        "in place never fires, and the layer before computes wrong gradients.",
+        "linkedin/Liger-Kernel PR#1251: writes from Triton do not move the version counter, so that the check for "
+        "changes in place never fires, and the layer before computes wrong gradients.",
         SAVED,
         "ctx.save_for_backward(x.data)\nreturn x**2",
         "ctx.save_for_backward(x)\nreturn x**2",

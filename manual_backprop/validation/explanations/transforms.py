@@ -153,7 +153,8 @@ validate(sine, (randn(4, 3),))
         "pytorch/rfcs PR#28: in the review of an exporter that removes autograd.Function, a maintainer notes that this "
         "changes the backward pass, and asks to forbid training then.",
         unseen="torch.export leaves every custom backward out, the right and the wrong ones, and differentiates "
-        "forward instead. The probe's canary, a backward that is wrong on purpose, goes unnoticed there, and so the probe "
-        "says skip; it will fail as soon as a version of torch exports custom backward passes, and yours comes out another.",
+        "forward instead. The probe's canary, a backward that is wrong on purpose, goes unnoticed there, and so the "
+        "probe says skip; it will fail as soon as a version of torch exports custom backward passes, and yours comes "
+        "out another.",
     ),
 )
