@@ -142,7 +142,7 @@ def _slope(steps: Sequence[float], sides: Sequence[tuple[float, float]], roundin
 def _kinked(
     steps: Sequence[float], left: Sequence[float], right: Sequence[float], rounding: float, slope: float
 ) -> bool:
-    """Whether the one-sided slopes stay apart as the step shrinks. Curvature shrinks with it, rounding grows."""
+    """Whether the one-sided slopes stay apart as the step shrinks (or part: a jump). Curvature shrinks with it."""
     coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
     return (
         0.3 * coarse < fine < 3 * coarse

@@ -76,7 +76,7 @@ class Subject:
         trusted: bool = True,
     ):
         self.func, self.batch_dim, self.seed, self.trusted = func, batch_dim, seed, trusted
-        self.name = name_of(func)
+        self.name, self.callable = name_of(func), callable_of(func)
         self.module = copy.deepcopy(func) if isinstance(func, nn.Module) else None
         self.parameters = dict(self.module.named_parameters()) if self.module is not None else {}
         leaves, self.structure = pytree.tree_flatten(tuple(inputs))
@@ -112,7 +112,7 @@ class Subject:
         count = len(leaves) - len(self.parameters)
         arguments = pytree.tree_unflatten(leaves[:count], self.structure)
         if self.module is None:
-            return callable_of(self.func)(*arguments)
+            return self.callable(*arguments)
         state = dict(zip(self.parameters, leaves[count:], strict=True))
         state |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         return torch.func.functional_call(self.module, state, arguments)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from manual_backprop.validation.audit import functions_of
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.exceptions import one_line
-from manual_backprop.validation.probe import Probe as Probe
 from manual_backprop.validation.probe import Skipped
-from manual_backprop.validation.report import Finding
+from manual_backprop.validation.report import Finding, fail
 from manual_backprop.validation.subject import Gradients, Graph, Subject
+from manual_backprop.validation.tolerances import SAME_RTOL, mismatch
 
 WRONG_BY = 3.0
 
@@ -77,6 +77,15 @@ def _through(
         actual = subject.differentiate(Graph(leaves, list(outputs)), subject.plain.cotangents)
     except Exception as error:
         raise Skipped(f"{name} is refused loudly: {one_line(getattr(error, 'error', error))}") from error
+    for number, (a, b) in enumerate(zip(outputs, subject.plain.outputs, strict=True)):
+        if mismatch(a, b, SAME_RTOL[subject.dtype]):
+            yield fail(
+                f"output {number} is another under {name}",
+                cause="forward takes another branch there",
+                fix="compute the same value, whoever runs it",
+                output=number,
+            )
+            return
     tripled = [None if g is None else WRONG_BY * g for g in subject.plain.gradients]
     if not subject.compare(actual, tripled, scale=WRONG_BY):
         return

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.validation.aliasing import alias
-from manual_backprop.validation.audit import Audit, Call, audited
+from manual_backprop.validation.audit import Audit, Call, audited, reads_raw_memory
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.differences import Slope, settled
 from manual_backprop.validation.oracle import in_dtype, oracle_of
@@ -339,6 +339,8 @@ def _returned(subject: Subject, values: list[Tensor] | None = None) -> Iterator[
 
 def _dtype_variants(subject: Subject) -> Iterator[list[Tensor] | None]:
     yield None
+    if reads_raw_memory(subject):
+        return  # NumPy has float64 wherever it was not told otherwise, and the sample may be all that it is meant for
     for other in (torch.float32, torch.float64):
         values = [in_dtype(value, other) for value in subject.values]
         if any(a.dtype != b.dtype for a, b in zip(values, subject.values, strict=True)):

@@ -196,12 +196,18 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
     everything, count = tuple(asked), len(asked)
     choices = [(everything, (0,) * count), (everything, (-1,) * count)]
     if count > 1:
-        choices += [(everything, tuple(-(k % 2) for k in range(count)))] + [((i,), (0,)) for i in asked[:4]]
+        # Axes that differ, and as many samples as the first axis is long: to a rule that ignores them the shapes fit.
+        choices += [(everything, tuple(min(k % 2, subject.values[i].ndim) for k, i in enumerate(asked)))]
+        choices += [((i,), (0,)) for i in asked[:4]]
     choices = choices[:1] if subject.large else choices
-    near = subject.nearby("vmap")
+    first = subject.values[asked[0]]
+    many = len(first) if first.ndim and 2 <= len(first) <= 8 else 2
     refusals = []
     for chosen, axes in choices:
-        samples = [subject.values, [near[i] if i in chosen else v for i, v in enumerate(subject.values)]]
+        samples = [list(subject.values)]
+        for k in range(1, many if len(set(axes)) > 1 else 2):
+            near = subject.nearby(("vmap", k))
+            samples.append([near[i] if i in chosen else v for i, v in enumerate(subject.values)])
         expected = [_pass(subject, sample) for sample in samples]
         try:
             outputs, gradients = _vmap(subject, samples, chosen, axes)
@@ -240,7 +246,7 @@ def _vmap(
     stacked = {}
     for i, axis in zip(chosen, axes, strict=True):
         pair = torch.stack([sample[i] for sample in samples])
-        pair = pair.movedim(0, -1).contiguous() if axis else pair
+        pair = pair.movedim(0, axis).contiguous() if axis else pair
         stacked[i] = pair.detach().requires_grad_()
 
     def one(*parts: Tensor) -> tuple[Tensor, ...]:
@@ -251,14 +257,14 @@ def _vmap(
 
     outputs = list(torch.func.vmap(one, in_dims=axes)(*stacked.values()))
     given = [
-        None if c is None or not o.requires_grad else torch.stack([c, c])
+        None if c is None or not o.requires_grad else torch.stack([c] * len(samples))
         for o, c in zip(outputs, subject.plain.cotangents, strict=True)
     ]
     pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if c is not None]
     found = torch.autograd.grad([o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True)
     gradients: Gradients = [None] * len(samples[0])
     for i, axis, gradient in zip(chosen, axes, found, strict=True):
-        gradients[i] = gradient.movedim(-1, 0) if gradient is not None and axis else gradient
+        gradients[i] = gradient.movedim(axis, 0) if gradient is not None and axis else gradient
     return outputs, gradients
 
 
