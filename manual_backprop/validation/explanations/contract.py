@@ -170,8 +170,8 @@ validate(AddFlat, (randn(2, 3), randn(3, 2)))
         "MB210",
         "With ctx.set_materialize_grads(False) the gradient of an output that nobody used arrives as None. This "
         "backward calculates with it.",
-        "pytorch/pytorch#58511: zeros that were materialised for unused outputs; with the setting that avoids them, "
-        "every backward has to look for None itself.",
+        "pytorch/pytorch#58511: unused outputs get gradients of zeros; pytorch/pytorch PR#41821 lets one switch that "
+        "off, and every such backward has to look for None itself.",
         NOT_MATERIALIZED,
         "return grad_sin * x.cos() - grad_cos * x.sin()",
         BOTH,

@@ -104,7 +104,8 @@ validate(MatMul, (randn(3, 3), randn(3, 3)))
     explained(
         "MB706",
         "With one of several outputs unused, backward crashes or returns something wrong.",
-        "pytorch/pytorch#58511: what arrives for an unused output is a zero that somebody has to make, or None.",
+        "pytorch/pytorch#58511: a Function that passes two tensors through, of which one goes unused: that one's layer "
+        "gets a gradient of zeros where one expects None.",
         NOT_MATERIALIZED,
         "return grad_sin * x.cos() - grad_cos * x.sin()",
         BOTH,
