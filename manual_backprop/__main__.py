@@ -1,0 +1,8 @@
+"""``python -m manual_backprop``: the command line without the script."""
+
+import sys
+
+from manual_backprop.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
