@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cases import draw, layer, linear, made, pair, sigmoid
 
 from manual_backprop import validate
+from tests.validation.cases import draw, layer, linear, made, pair, sigmoid
 
 
 def activated(name, gradients):

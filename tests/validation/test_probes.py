@@ -1,10 +1,10 @@
 """Each code catches its own mistake; nothing that is right fails."""
 
 import pytest
-from cases import RIGHT, WRONG, Case, layer, matrix
 
 from manual_backprop import functional, validate
 from manual_backprop.validation import PROBES
+from tests.validation.cases import RIGHT, WRONG, Case, layer, matrix
 
 SLOW = ("MB806", "MB807")
 

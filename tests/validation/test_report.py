@@ -4,9 +4,9 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-from cases import matrix, sigmoid
 
 from manual_backprop import Report, validate
+from tests.validation.cases import matrix, sigmoid
 
 
 @pytest.fixture

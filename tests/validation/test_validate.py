@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from cases import layer, made, matrix, sigmoid
 
 from manual_backprop import functional, validate
 from manual_backprop.validation import ValidationError
+from tests.validation.cases import layer, made, matrix, sigmoid
 
 SIGMOID = sigmoid("Sigmoid", lambda g, a: g * a * (1 - a))
 HALF = sigmoid("Half", lambda g, a: g * a * (1 - a) / 2)

@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from tests.validation.zoo_calls import call, callable_of
-from tests.validation.zoo_proofs import PROOFS
 
 from manual_backprop.validation.zoo import ENTRIES, RIGHT, WRONG
 from manual_backprop.validation.zoo.entry import Entry
 from manual_backprop.validation.zoo.pointwise import TABLE
+from tests.validation.zoo_calls import call, callable_of
+from tests.validation.zoo_proofs import PROOFS
 
 # The slope jumps there, which gradcheck takes for a mistake: it is asked beside the kinks.
 AT_KINKS = {

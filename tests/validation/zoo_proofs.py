@@ -7,13 +7,13 @@ entries with its code have, and is no probe for anybody else's Function.
 from collections.abc import Callable
 
 import torch
-import zoo_proofs_of_transforms as transforms
-import zoo_proofs_of_use as use
-import zoo_proofs_of_values as values
 from torch import Tensor
-from tests.validation.zoo_calls import raw
 
 from manual_backprop.validation.zoo.entry import Entry
+from tests.validation import zoo_proofs_of_transforms as transforms
+from tests.validation import zoo_proofs_of_use as use
+from tests.validation import zoo_proofs_of_values as values
+from tests.validation.zoo_calls import raw
 
 PROOFS: dict[str, Callable[[Entry], bool]] = {
     **dict.fromkeys(("MB101", "MB104", "MB105", "MB106"), values.not_derivative),

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd import gradgradcheck
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.nn import Module
-from tests.validation.zoo_calls import call, callable_of, differ, leaves, raises_or, signed, vjp
 
 from manual_backprop.validation.zoo.entry import Entry
+from tests.validation.zoo_calls import call, callable_of, differ, leaves, raises_or, signed, vjp
 
 
 def not_second_derivative(entry: Entry) -> bool:

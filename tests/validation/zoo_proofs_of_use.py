@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from tests.validation.zoo_calls import Grads, call, callable_of, differ, leaves, raises_or, raw, signed, vjp
 
 from manual_backprop.validation.zoo.entry import Entry
+from tests.validation.zoo_calls import Grads, call, callable_of, differ, leaves, raises_or, raw, signed, vjp
 
 
 def written(which: str) -> Callable[[Entry], bool]:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
-from tests.validation.zoo_calls import call, callable_of, differ, leaves, raises_or, raw, signed, vjp
 
 from manual_backprop.validation.zoo.entry import Entry
+from tests.validation.zoo_calls import call, callable_of, differ, leaves, raises_or, raw, signed, vjp
 
 
 def any_raw(predicate: Callable[[Tensor, Tensor], bool]) -> Callable[[Entry], bool]:
