@@ -28,7 +28,10 @@ KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
     "normal": (("MB1", "MB604", "MB8"), "torch takes a sample to be constant"),
     "nn.functional.max_unpool3d": (("MB1", "MB8"), "duplicate indices in this sample: gradcheck says so too"),
     "nn.functional.hardsigmoid": (("MB101",), "torch's 1/6 is good to 3e-8 in float64"),
-    "nn.functional.rrelu": (("MB509", "MB510", "MB8"), "torch fills the noise after saving it: offloading loses it"),
+    "nn.functional.rrelu": (
+        ("MB509", "MB510", "MB902", "MB8"),
+        "torch fills the noise after saving it: offloading loses it",
+    ),
     "nn.functional.linear_cross_entropy": (("MB506", "MB8"), "keeps tensors on ctx, and is differentiable once"),
     "select_scatter": (("MB804",), "wrong in torch: the gradient under vmap is as many times too large as dim is long"),
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": (

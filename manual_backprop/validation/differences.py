@@ -145,9 +145,7 @@ def _kinked(
     """Whether the one-sided slopes stay apart as the step shrinks (or part: a jump). Curvature shrinks with it."""
     coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
     return (
-        0.3 * coarse < fine < 3 * coarse
-        and fine > 8 * rounding / steps[-1]
-        and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
+        fine > 0.3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))
     )
 
 
