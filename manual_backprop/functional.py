@@ -1,5 +1,6 @@
 """The Functions as functions, with the signatures of `torch.nn.functional`. Nothing else calls ``.apply``."""
 
+import torch
 from torch import Tensor
 
 from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
