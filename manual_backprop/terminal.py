@@ -180,6 +180,8 @@ def show_matrix(rows: Sequence["Row"]) -> None:
         totals.add_column(checker, justify="right")
     for words, wrong in (("wrong ones found", True), ("right ones blamed", False)):
         totals.add_row(words, *(_total(rows, checker, wrong) for checker in checkers))
+    caught, of = sum(row.caught for row in rows), sum(row.wrong for row in rows)
+    totals.add_row("by a code of their own", *["" for _ in checkers[1:]], f"{caught} of {of}")
     seconds = [sum(row.verdicts[checker].seconds for row in rows) for checker in checkers]
     totals.add_row("seconds", *(f"{value:.1f}" for value in seconds))
     console.print(totals)

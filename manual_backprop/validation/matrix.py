@@ -34,6 +34,15 @@ class Row:
     def wrong(self) -> bool:
         return bool(self.entry.codes)
 
+    @property
+    def caught(self) -> bool:
+        """Whether `validate` refuses it with one of the codes that the zoo says have to."""
+        return bool(set(self.entry.codes) & set(self.verdicts["validate"].words.split()))
+
+    @property
+    def as_expected(self) -> bool:
+        return self.caught if self.wrong else not self.verdicts["validate"].refused
+
 
 Checker = Callable[[Entry, Sequence[str]], tuple[bool, str]]
 

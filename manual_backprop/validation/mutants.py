@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -72,7 +73,11 @@ Progress = Callable[[Mutant | None, int, int], None]
 
 
 def outcomes(
-    functions: Sequence[type], tests: Tests, only: Iterable[str] | None = None, progress: Progress | None = None
+    functions: Sequence[type],
+    tests: Tests,
+    only: Iterable[str] | None = None,
+    progress: Progress | None = None,
+    jobs: int = 1,
 ) -> list[Outcome]:
     """What becomes of every mutant of these Functions.
 
@@ -80,7 +85,8 @@ def outcomes(
         functions: the Function classes to break, one at a time.
         tests: what should notice.
         only: names of mutations; all for None.
-        progress: called before each run with the mutant (None: the true backward), its number and how many there are.
+        progress: called with each mutant in turn (None: the true backward), its number and how many there are.
+        jobs: how many runs go on at once; more than one only for a `Command`.
 
     Raises:
         CannotMutate: the tests fail without a mutant, or never run the backward.
@@ -92,10 +98,12 @@ def outcomes(
         if progress is not None:
             progress(None, 0, 1)
         mutants = [m for m in _mutants(function, tests(function, None)) if m.mutation in wanted]
-        for number, mutant in enumerate(mutants):
-            if progress is not None:
-                progress(mutant, number, len(mutants))
-            found.append(_outcome(mutant, tests))
+        with ThreadPoolExecutor(jobs) as pool:
+            ahead = [pool.submit(_outcome, mutant, tests) for mutant in mutants] if jobs > 1 else []
+            for number, mutant in enumerate(mutants):
+                if progress is not None:
+                    progress(mutant, number, len(mutants))
+                found.append(ahead[number].result() if ahead else _outcome(mutant, tests))
         idle = [m for m in wanted if all(mutant.mutation is not m for mutant in mutants)]
         found += [Outcome(Mutant(function, m), "not applicable", "changes nothing here", 0.0) for m in idle]
     return found

@@ -165,7 +165,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_mutants_that_the_tests_let_live(here, capsys):
-    words = ["mutate", "product:Product", "--only", "drop,ignore,outputs", "--json", "out.json"]
+    words = ["mutate", "product:Product", "--only", "drop,ignore,outputs", "--json", "out.json", "--jobs", "2"]
     status = cli.main([*words, "--", sys.executable, "check.py"])
     out = capsys.readouterr().out
     found = {(o["words"], o["status"]) for o in json.loads((here / "out.json").read_text())}
@@ -178,8 +178,6 @@ def test_mutants_that_the_tests_let_live(here, capsys):
     }
     assert "your tests would not notice if the gradient of `scale` were dropped" in out
     assert "1 noticed, 2 survived, 1 not applicable" in out
-    assert "TypeError: 'NoneType'" not in out
-    assert "x.grad" in out or "AttributeError" in out  # what noticed the first
 
 
 def test_function_in_a_test_file_that_pytest_rewrites(here):

@@ -46,10 +46,11 @@ class Scale(Function):
 validate(Scale, (randn(4, 3), randn(4, 3)), batch_dim=0)
 """,
         "grad_scale = grad_output * x\n"
-        "if scale.shape != x.shape:\n"
-        "    grad_scale = grad_scale.mean(0, keepdim=True)  # the sum\n"
-        "return grad_output * scale, grad_scale",
-        "return (grad_output * scale).sum_to_size(x.shape), (grad_output * x).sum_to_size(scale.shape)",
+        "if scale.shape != grad_output.shape:\n"
+        "    grad_scale = grad_scale.mean(0, keepdim=True)  # not the sum\n"
+        "return (grad_output * scale).sum_to_size(x.shape), grad_scale",
+        "grad_scale = grad_output * x\n"
+        "return (grad_output * scale).sum_to_size(x.shape), grad_scale.sum_to_size(scale.shape)",
     ),
     explained(
         "MB704",
