@@ -86,8 +86,8 @@ def test_there_are_enough() -> None:
 
 
 def test_every_code_that_a_wrong_backward_can_show_on_a_cpu_has_an_entry() -> None:
-    """MB209 a waste and no mistake, MB903 wants a second device."""
-    assert {code for entry in WRONG for code in entry.codes} == PROOFS.keys()
+    """MB205 (a sparse gradient) and MB209 are warnings, and MB903 wants a second device."""
+    assert {code for entry in WRONG for code in entry.codes} == PROOFS.keys() - {"MB205"}
     assert {code[2] for code in PROOFS} == set("123456789")
 
 

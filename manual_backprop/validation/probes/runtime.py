@@ -1,19 +1,24 @@
 """MB9xx: the same call again, from several threads, on another device."""
 
+import contextlib
 import copy
+import inspect
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from manual_backprop.validation.audit import functions_of
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.probe import Probe, Skipped
 from manual_backprop.validation.report import Finding, fail
 from manual_backprop.validation.subject import Broken, Gradients, Subject
 
 THREADS, ROUNDS = 4, 4
+MOST_LINES = 40  # of a backward that are stopped at
 
 
 def repeat(subject: Subject) -> Iterator[Finding]:
@@ -64,6 +69,8 @@ def threads(subject: Subject) -> Iterator[Finding]:
         "cause": "state shared between threads: a module global, a class attribute, a buffer",
         "fix": "keep it on ctx",
     }
+    if not subject.large:
+        found[0] += interleaved(replicas[0], replicas[1], values[1])
     for k in range(THREADS):
         for actual in found[k]:
             message = "the gradient of {name} is another when several threads run at once"
@@ -71,6 +78,52 @@ def threads(subject: Subject) -> Iterator[Finding]:
             yield from wrong
             if wrong:
                 return
+
+
+def interleaved(subject: Subject, other: Subject, values: Sequence[Tensor]) -> Iterator[Gradients]:
+    """Gradients of passes that were stopped before a line of a hand-written backward, each before another one, while a
+    whole backward of `other` ran in another thread: what a race does by chance, done on purpose."""
+    codes = {_code(function) for function in functions_of(subject.run().outputs)}
+    for line in range(1, MOST_LINES):
+        graph = subject.run()
+        cotangents = subject.cotangents(graph.outputs)
+        theirs = other.run(values)
+        disturb = threading.Thread(
+            target=lambda theirs=theirs: other.differentiate(theirs, other.cotangents(theirs.outputs))
+        )
+        with _before_line(line, codes, disturb):
+            found = subject.differentiate(graph, cotangents)
+        if disturb.ident is None:  # backward has no such line
+            return
+        yield found
+
+
+def _code(function: type) -> Any:
+    backward = getattr(function, "vjp" if "vjp" in vars(function) else "backward")
+    return getattr(inspect.unwrap(backward), "__code__", None)
+
+
+@contextlib.contextmanager
+def _before_line(line: int, codes: set[Any], thread: threading.Thread) -> Iterator[None]:
+    """Runs `thread` to its end before the line of that number (counted as they are executed) of these functions."""
+    seen = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal seen
+        if frame.f_code not in codes:
+            return None
+        seen += event == "line"
+        if seen == line and thread.ident is None:
+            thread.start()
+            thread.join(60)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _run_all(work: object) -> None:
