@@ -210,12 +210,13 @@ class Subject:
             for output in outputs
         ]
 
-    def nearby(self, key: object = 0, by: float = 0.05) -> list[Tensor]:
+    def nearby(self, key: object = 0, by: float = 0.05, values: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The sample with each element of what is asked moved by up to `by` of its size; the rest as it is."""
+        values = self.values if values is None else values
         draw = self.generator("nearby", key)
         return [
             value * (1 + by * (2 * torch.rand(value.shape, generator=draw) - 1)).to(value) if need else value
-            for value, need in zip(self.values, self.needs, strict=True)
+            for value, need in zip(values, self.needs, strict=True)
         ]
 
     def elsewhere(self, key: object = 0) -> list[Tensor]:
@@ -285,25 +286,26 @@ class Subject:
         """The dtype that forward casts its inputs to, which shows where rounding them to it changes no bit of the
         outputs; float64 where there is none."""
         found = torch.float64
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            rounded = [
-                _through(value, dtype) if need else value for value, need in zip(self.values, self.needs, strict=True)
-            ]
-            if not _changed(rounded, self.values):
-                continue  # the sample is of few bits itself
-            try:
-                outputs = self.run(rounded).outputs
-            except Broken:
-                break
-            if _changed(outputs, self.plain.outputs) or not self._varies(by=32 * epsilon(dtype)):
-                break
-            found = dtype
+        try:
+            exact = self._of_many_bits()
+            plain = self.run(exact).outputs
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                rounded = [_through(v, dtype) if need else v for v, need in zip(exact, self.needs, strict=True)]
+                few, many = (self.run(self.nearby("varies", by, exact)).outputs for by in (32 * epsilon(dtype), 0.3))
+                # So small a step changes about as many outputs as a large one does: a floor or a sign would not.
+                varies = _changed(few, plain) > 0.5 * _changed(many, plain)
+                if _changed(self.run(rounded).outputs, plain) or not varies:
+                    break
+                found = dtype
+        except Broken:  # it does not take float64
+            pass
         return found
 
-    def _varies(self, by: float) -> bool:
-        """Whether so small a step changes about as many outputs as a large one does: a floor or a sign would not."""
-        few, many = (_changed(self.run(self.nearby("varies", size)).outputs, self.plain.outputs) for size in (by, 0.3))
-        return few > 0.5 * many
+    def _of_many_bits(self) -> list[Tensor]:
+        """The sample, in float64 and moved a little where it is of few bits itself, so that rounding changes it."""
+        if _changed([_through(value, torch.float32) for value in self.values], self.values):
+            return self.values
+        return self.nearby("bits", 1e-3, [tolerances.wide(value) for value in self.values])
 
 
 def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
