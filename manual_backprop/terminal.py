@@ -71,13 +71,11 @@ def show_report(report: "Report") -> None:
     """A table by family, then the failures, then warnings and what was inconclusive."""
     console = _console()
     console.print(_families(report))
-    for status in ("fail", "warn", "inconclusive"):
-        for finding in report.findings:
-            if finding.status == status:
-                console.print()
-                console.print(_finding(finding))
+    for finding in report.shown:
+        console.print()
+        console.print(_finding(finding))
     console.print()
-    codes = list(dict.fromkeys(finding.code for finding in report.failures))
+    codes = list(dict.fromkeys(finding.code for finding in report.shown if finding.status == "fail"))
     end = f"in {report.seconds:.1f} s, seed {report.seed}"
     if not codes:
         console.print(Text.assemble((f"{report.name} passed", "bold green"), f" {end}"))
@@ -113,9 +111,8 @@ def _finding(finding: "Finding") -> RenderableType:
     lines.add_column(overflow="fold")
     for line in finding.details:
         lines.add_row("", Text(line))
-    for label in ("cause", "fix", "repro"):
-        if text := getattr(finding, label):
-            lines.add_row(Text(label, style="bold"), Text(text))
+    for label, text in finding.labels.items():
+        lines.add_row(Text(label, style="bold"), Text(text))
     return Group(head, Padding(lines, (0, 0, 0, 5), expand=False))
 
 

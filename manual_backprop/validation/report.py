@@ -53,11 +53,16 @@ class Finding:
     def __str__(self) -> str:
         lines = [f"{self.status.upper()} {self.code} {self.family}: {self.message}"]
         lines += [f"     {line}" for line in self.details]
+        lines += [f"     {label:<6} {text}" for label, text in self.labels.items()]
+        return "\n".join(lines)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What stands below the message: the cause (the root's, where it follows from one), the fix, the repro."""
         reasons = {"cause": self.cause, "fix": self.fix}
         labels = {"cause": f"most likely that of {self.follows}"} if self.follows else reasons
         labels["repro"] = self.repro if self.status != "pass" else ""
-        lines += [f"     {label:<6} {text}" for label, text in labels.items() if text]
-        return "\n".join(lines)
+        return {label: text for label, text in labels.items() if text}
 
 
 def fail(message: str, **fields: Any) -> Finding:
@@ -104,6 +109,12 @@ class Report:
     def warnings(self) -> tuple[Finding, ...]:
         return self._with("warn")
 
+    @property
+    def shown(self) -> list[Finding]:
+        """What there is to read: failures, the roots first, then warnings and what was inconclusive."""
+        shown = [finding for finding in self.findings if finding.status in ("fail", "warn", "inconclusive")]
+        return sorted(shown, key=lambda finding: (STATUSES.index(finding.status), bool(finding.follows)))
+
     def _with(self, status: Status) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.status == status)
 
@@ -117,9 +128,7 @@ class Report:
         """A table by family, the failures with the roots first, and once, since it is the same for all, what passed."""
         verdict = "passed" if self.passed else f"FAILED ({len(self.failures)} findings)"
         lines = [f"{self.name}: {verdict} in {self.seconds:.2f} s, seed {self.seed}", "", *self._table()]
-        shown = [finding for finding in self.findings if finding.status in ("fail", "warn", "inconclusive")]
-        shown.sort(key=lambda finding: (STATUSES.index(finding.status), bool(finding.follows)))
-        for finding in shown:
+        for finding in self.shown:
             lines += ["", str(finding)]
         if not self.passed:
             passed = sorted({finding.code for finding in self._with("pass")})

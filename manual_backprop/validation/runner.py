@@ -1,6 +1,7 @@
 """`validate`: checks what it is given, asks every probe, and leaves everything of the caller's as it was."""
 
 import contextlib
+import logging
 import platform
 import random
 import sys
@@ -243,10 +244,17 @@ def _repro_arguments(reference: Any, batch_dim: int | None, seed: int, samples: 
     return f"{text}, seed={seed}"
 
 
+def _no_record(record: logging.LogRecord) -> bool:
+    return False
+
+
 @contextlib.contextmanager
 def _untouched() -> Iterator[None]:
     """Gives back random states, default dtype and grad mode as they were, whatever a user's function does to them."""
     numpy = _numpy()
+    # Compilation writes thousands of debugging records there, which pytest would show with a failing report.
+    trace = logging.getLogger("torch.__trace")
+    trace.addFilter(_no_record)
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy is not None else None
     dtype = torch.get_default_dtype()
     try:
@@ -254,6 +262,7 @@ def _untouched() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        trace.removeFilter(_no_record)
         torch.set_rng_state(states[0])
         random.setstate(states[1])
         if numpy is not None:
