@@ -48,7 +48,7 @@ def test_twice(validate_backward):
 
 
 def test_wrong(validate_backward):
-    validate_backward(Wrong, (X,), only=["linearity", "MB806"])
+    validate_backward(Wrong, (X,), only="linearity")
 
 
 def test_bad_input(validate_backward):
@@ -73,7 +73,6 @@ def test_failure_prints_the_findings_and_no_traceback(result):
     failure = text[text.index("test_wrong") : text.index("short test summary")]
     assert "FAIL MB301 linearity" in failure
     assert "cause" in failure
-    assert "torch.__trace" not in failure  # compilation's debugging records
     assert "validate_backward(Wrong" not in failure  # a line of the test's source, which a traceback would show
     assert "Traceback" not in failure
 
