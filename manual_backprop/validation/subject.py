@@ -215,7 +215,9 @@ class Subject:
         values = self.values if values is None else values
         draw = self.generator("nearby", key)
         return [
-            value * (1 + by * (2 * torch.rand(value.shape, generator=draw) - 1)).to(value) if need else value
+            value * (1 + by * (2 * torch.rand(value.shape, generator=draw, dtype=torch.float64) - 1)).to(value)
+            if need
+            else value
             for value, need in zip(values, self.needs, strict=True)
         ]
 
