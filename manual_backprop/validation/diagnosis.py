@@ -101,12 +101,22 @@ def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
     if not ratios.numel() or not bool(ratios.isfinite().all()):
         return
     middle = float(ratios.median())
+    if abs(middle - 1) < 1e-3:
+        return  # that is precision lost, not a factor
     if (
         middle
         and bool(((ratios - middle).abs() <= 1e-3 * abs(middle)).all())
         and e.alike(e.actual, middle * e.expected)
     ):
         yield ratio_name(middle, e.subject)
+
+
+def _imprecise(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.alike(e.actual, e.expected):
+        yield (
+            "digits are lost: a cast to a coarser dtype inside, or a constant of few digits",
+            "compute in the inputs' dtype",
+        )
 
 
 def _zero(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -181,7 +191,8 @@ def _linear(e: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _signs(e: Evidence) -> Iterator[tuple[str, str]]:
-    if e.alike(e.actual.abs(), e.expected.abs()):
+    turned = e.actual.sign() != e.expected.sign()
+    if e.alike(e.actual.abs(), e.expected.abs()) and bool(turned[e.wrong].all()):
         count = int(e.wrong.sum())
         yield (
             f"the size is right and the sign is wrong in {count} elements: an absolute value or a sign",
@@ -229,6 +240,7 @@ def _some_rows(e: Evidence) -> Iterator[tuple[str, str]]:
 PATTERNS: tuple[tuple[str, Callable[[Evidence], Iterator[tuple[str, str]]]], ...] = (
     ("not finite", _not_finite),
     ("zero", _zero),
+    ("imprecise", _imprecise),
     ("linear layer", _linear),
     ("wrong slot", _other_slot),
     ("constant ratio", _constant_ratio),

@@ -281,7 +281,9 @@ def _marked_wrongly(subject: Subject) -> Iterator[Finding]:
     moving = []
     for number, output in enumerate(oracle.outputs):
         if output.is_floating_point():
-            only = [torch.ones_like(output) if i == number else None for i in range(len(oracle.outputs))]
+            # Not ones: the sum of a softmax is constant, and the softmax is not.
+            given = torch.randn(output.shape, generator=subject.generator("moving", number), dtype=torch.float64)
+            only = [given.to(output) if i == number else None for i in range(len(oracle.outputs))]
             slope = oracle.slope(oracle.direction(oracle.asked, "moving"), only)
             if not _is_zero(slope) and slope.error < 0.05 * abs(slope.central):
                 moving.append(number)

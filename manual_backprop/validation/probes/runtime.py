@@ -69,6 +69,7 @@ def threads(subject: Subject) -> Iterator[Finding]:
         "cause": "state shared between threads: a module global, a class attribute, a buffer",
         "fix": "keep it on ctx",
     }
+    found[0].append(_in_another_thread(replicas[0], values[0]))
     if not subject.large:
         found[0] += interleaved(replicas[0], replicas[1], values[1])
     for k in range(THREADS):
@@ -78,6 +79,18 @@ def threads(subject: Subject) -> Iterator[Finding]:
             yield from wrong
             if wrong:
                 return
+
+
+def _in_another_thread(subject: Subject, values: Sequence[Tensor]) -> Gradients:
+    """A backward in another thread than its forward, as it always is on an accelerator."""
+    graph = subject.run(values)
+    found: list[Gradients] = []
+    worker = threading.Thread(
+        target=lambda: found.append(subject.differentiate(graph, subject.cotangents(graph.outputs)))
+    )
+    worker.start()
+    worker.join(60)
+    return found[0]
 
 
 def interleaved(subject: Subject, other: Subject, values: Sequence[Tensor]) -> Iterator[Gradients]:
