@@ -315,8 +315,12 @@ class Subject:
             for k in range(1, 17)  # to one side only, so that a kink of the sample is not crossed
         ]
         for outputs in zip(*(self.run(point).outputs for point in moved), strict=True):
+            if not (outputs[0].is_floating_point() or outputs[0].is_complex()):
+                continue
             line = torch.stack([tolerances.wide(output) for output in outputs])
-            if line.numel() and bool((line.diff(n=3, dim=0).abs() > 1e-10 * line.abs().max()).any()):
+            rough = (line.diff(n=3, dim=0).abs() > 1e-10 * line.abs().max()).any(0) if line.numel() else line
+            # Most of what moves: a few elements jump where two of them change places in a sort, too.
+            if int(rough.sum()) > 0.5 * int((line[0] != line[-1]).sum()):
                 return True
         return False
 

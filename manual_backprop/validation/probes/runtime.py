@@ -69,9 +69,11 @@ def threads(subject: Subject) -> Iterator[Finding]:
         "cause": "state shared between threads: a module global, a class attribute, a buffer",
         "fix": "keep it on ctx",
     }
-    found[0].append(_in_another_thread(replicas[0], values[0]))
     if not subject.large:
         found[0] += interleaved(replicas[0], replicas[1], values[1])
+    apart = _in_another_thread(replicas[0], values[0])
+    message = "the gradient of {name} is another when backward runs in another thread than forward"
+    yield from differing(subject, apart, expected[0], message, **words)
     for k in range(THREADS):
         for actual in found[k]:
             message = "the gradient of {name} is another when several threads run at once"
