@@ -1,11 +1,11 @@
-"""The Functions as functions, with the signatures of `torch.nn.functional`. Nothing else calls ``.apply``."""
+"""The Functions as functions, with the signatures of `torch.nn.functional`. Nothing else applies a Function."""
 
 import torch
 from torch import Tensor
 
+from manual_backprop import functions
 from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
 from manual_backprop.costs import Cost, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
-from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
 
 
 def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | Activation) -> Tensor:
@@ -36,9 +36,9 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
     if torch.is_autocast_enabled(input.device.type):
         input, weight, bias = _autocast(input), _autocast(weight), None if bias is None else _autocast(bias)
     if activation.needs == "z":
-        z = LinearActivationFunction.apply(input, weight, bias, identity)
-        return ActivationFunction.apply(z, activation)
-    return LinearActivationFunction.apply(input, weight, bias, activation)
+        z = functions.linear_activation.apply(input, weight, bias, identity)
+        return functions.activation_of.apply(z, activation)
+    return functions.linear_activation.apply(input, weight, bias, activation)
 
 
 def _autocast(x: Tensor) -> Tensor:
@@ -128,4 +128,4 @@ def _cost(input: Tensor, target: Tensor, cost: Cost, reduction: str) -> Tensor:
             f"target: expected the shape (*, outputs) of input, {tuple(input.shape)}, found {tuple(target.shape)}"
         )
     dtype = torch.promote_types(input.dtype, target.dtype)  # as the costs of torch.nn do
-    return reduce(CostFunction.apply(input.to(dtype), target.to(dtype), cost), reduction)
+    return reduce(functions.cost_of.apply(input.to(dtype), target.to(dtype), cost), reduction)

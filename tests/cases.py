@@ -114,6 +114,9 @@ class StandInContext:
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         self.saved_tensors = tensors
 
+    def save_for_forward(self, *tensors: Tensor | None) -> None:
+        pass
+
 
 # Activations
 
