@@ -147,14 +147,23 @@ class TwoForms:
         )
 
     def apply(self, *inputs: Any) -> Any:
-        """The full form under a transform of `torch.func` and in forward mode, the plain one everywhere else."""
-        return (self.full if _transformed() else self.plain).apply(*inputs)
+        """The full form under a transform of `torch.func` and in forward mode, the plain one everywhere else.
+
+        Forward mode within forward mode is left to torch's own derivative of the forward: through a Function of
+        anybody's it gives wrong values and says nothing (pytorch issue 197867).
+        """
+        if torch.compiler.is_compiling() or not _transformed():
+            return self.plain.apply(*inputs)
+        return self.full.forward(*inputs) if _forward_mode_is_nested() else self.full.apply(*inputs)
 
 
 def _transformed() -> bool:
-    if torch.compiler.is_compiling():
-        return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _forward_mode_is_nested() -> bool:
+    transforms = torch._C._functorch.get_interpreter_stack() or []
+    return sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms) > 1
 
 
 linear_activation = TwoForms(LinearActivationFunction)
