@@ -142,16 +142,19 @@ class TwoForms:
             return output
 
         self.full = function
-        self.plain = type(
+        self.plain: type[Function] = type(
             function.__name__, (Function,), {"forward": staticmethod(forward), "backward": function.backward}
         )
 
     def apply(self, *inputs: Any) -> Any:
         """The full form under a transform of `torch.func` and in forward mode, the plain one everywhere else.
 
-        Forward mode within forward mode is left to torch's own derivative of the forward: through a Function of
-        anybody's it gives wrong values and says nothing (pytorch issue 197867).
+        Two places have no use for a Function and get the bare forward, with torch's own derivative: `torch.export`
+        (traced in strict mode a Function has no gradient), and forward mode within forward mode, where torch gives
+        wrong values through anybody's Function and says nothing (pytorch issue 197867).
         """
+        if torch.compiler.is_exporting():
+            return self.full.forward(*inputs)
         if torch.compiler.is_compiling() or not _transformed():
             return self.plain.apply(*inputs)
         return self.full.forward(*inputs) if _forward_mode_is_nested() else self.full.apply(*inputs)
