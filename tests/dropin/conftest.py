@@ -1,7 +1,7 @@
 """Every test of a row runs twice: with our backward as it is, and with its canary, when it has to fail.
 
-``@pytest.mark.row(NAME, ignored=True)`` is for the paths on which torch ignores a custom backward in silence and uses
-its own derivative of the forward: there the canary has to pass, and the README says so.
+``@pytest.mark.row(NAME, ignored=True)`` is for the paths on which torch ignores a custom backward or goes wrong with
+it, so that its own derivative of our forward is used: there the canary has to pass, and the README says so.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
         else:
             caught = False
     if row.kwargs.get("ignored") and caught:
-        return pytest.fail("torch no longer ignores our backward here: the README says that it does", pytrace=False)
+        return pytest.fail("our backward is used here: the README says that it is not", pytrace=False)
     if caught or row.kwargs.get("ignored"):
         return True
     return pytest.fail("the backward is wrong on purpose, and this test does not notice it", pytrace=False)

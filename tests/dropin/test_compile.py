@@ -4,15 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from packaging.version import Version
 from torch.export import Dim, export
 
 from tests.cases import IN, OUT
 from tests.dropin.models import MODELS, assert_same, run
 
 FLOAT64 = torch.float64
-# Before 2.15 the Function was left out of the graph in silence, and its forward differentiated.
-GRADIENT_OF_THE_FORWARD = Version(torch.__version__) < Version("2.15")
 # Inductor takes seconds a model: it gets one.
 COMPILED = [pytest.param(*models.values, "aot_eager", id=f"{models.id}-aot_eager") for models in MODELS]
 COMPILED += [pytest.param(*MODELS[0].values, "inductor", id="sigmoid-inductor", marks=pytest.mark.slow)]
@@ -68,10 +65,10 @@ def test_training(models, backend):
     assert_same(compiled, train(theirs, lambda function, fullgraph=False: function))
 
 
-@pytest.mark.row("torch.compile", ignored=GRADIENT_OF_THE_FORWARD)
+@pytest.mark.row("torch.compile", ignored=True)
 @pytest.mark.parametrize("models", MODELS)
 def test_gradient_within_the_graph(models):
-    """`torch.compile(torch.func.grad(f))`."""
+    """`torch.compile(torch.func.grad(f))` differentiates the bare forward: see `functions.py`."""
     ours, theirs = models()
     x = torch.randn(5, IN, dtype=FLOAT64)
 
