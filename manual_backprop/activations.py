@@ -23,6 +23,8 @@ class Activation:
             Its argument is what `needs` names.
         needs: ``"a"`` where σ′ is computed from the activation a = σ(z), ``"z"`` where it takes the weighted input z,
             None where σ′ is constant. It decides what a layer keeps in memory for its backward pass.
+        in_place: a = σ(z) written over z, where there is such a form.
+        derivative_into: `derivative` written into a second tensor, where there is such a form.
 
     Example:
         >>> softplus = Activation("softplus", torch.nn.functional.softplus, torch.sigmoid, needs="z")
@@ -34,6 +36,16 @@ class Activation:
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor | float]
     needs: Literal["a", "z"] | None
+    in_place: Callable[[Tensor], Tensor] | None = None
+    derivative_into: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def over(self, z: Tensor) -> Tensor:
+        """a = σ(z), for the caller that has no more use for z."""
+        return self.function(z) if self.in_place is None else self.in_place(z)
+
+    def prime(self, value: Tensor, out: Tensor) -> Tensor | float:
+        """σ′ of what `needs` names, in ``out`` where there is such a form."""
+        return self.derivative(value) if self.derivative_into is None else self.derivative_into(value, out)
 
     def derivative_at(self, z: Tensor, a: Tensor | None = None) -> Tensor | float:
         """σ′(z), for the caller that has z, and a = σ(z) perhaps too."""
@@ -52,12 +64,24 @@ def sigmoid_prime(a: Tensor) -> Tensor:
     return a * (1 - a)
 
 
+def sigmoid_prime_into(a: Tensor, out: Tensor) -> Tensor:
+    return torch.sub(1, a, out=out).mul_(a)
+
+
 def tanh_prime(a: Tensor) -> Tensor:
     return 1 - a * a
 
 
+def tanh_prime_into(a: Tensor, out: Tensor) -> Tensor:
+    return torch.mul(a, a, out=out).neg_().add_(1)
+
+
 def relu_prime(a: Tensor) -> Tensor:
     return (a > 0).to(a.dtype)
+
+
+def relu_prime_into(a: Tensor, out: Tensor) -> Tensor:
+    return torch.gt(a, 0, out=out)
 
 
 def identity_function(z: Tensor) -> Tensor:
@@ -68,10 +92,10 @@ def identity_prime(_: Tensor) -> float:
     return 1.0
 
 
-sigmoid = Activation("sigmoid", torch.sigmoid, sigmoid_prime, needs="a")
+sigmoid = Activation("sigmoid", torch.sigmoid, sigmoid_prime, "a", torch.sigmoid_, sigmoid_prime_into)
 """σ(z) = 1/(1 + e^{−z}), in (0, 1); σ′ = σ(1 − σ), at most 1/4. Chapter 1, equation (3)."""
 
-tanh = Activation("tanh", torch.tanh, tanh_prime, needs="a")
+tanh = Activation("tanh", torch.tanh, tanh_prime, "a", torch.tanh_, tanh_prime_into)
 """tanh(z) = 2σ(2z) − 1, in (−1, 1): a sigmoid stretched and shifted; tanh′ = 1 − tanh². Chapter 3, equation (111).
 
 >>> z = torch.tensor([-1.0, 0.5, 2.0])
@@ -79,7 +103,7 @@ tanh = Activation("tanh", torch.tanh, tanh_prime, needs="a")
 True
 """
 
-relu = Activation("relu", torch.relu, relu_prime, needs="a")
+relu = Activation("relu", torch.relu, relu_prime, "a", torch.relu_, relu_prime_into)
 """max(0, z); its derivative is 1 above 0 and 0 below, and 0 at the kink, as torch has it. Chapter 3, section
 "Other models of artificial neuron"."""
 

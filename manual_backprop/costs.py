@@ -31,6 +31,7 @@ class Cost:
         target_derivative: ∂C/∂y, ``(*, o)``, for targets that are themselves computed.
         of_weighted_input: for the activations named, the same cost as a function of z instead of a, where that is
             shorter: its `derivative` is then δ^L itself, with no σ′(z^L) in it.
+        derivative_into: `derivative` written into a third tensor, where there is such a form.
     """
 
     name: str
@@ -38,6 +39,11 @@ class Cost:
     derivative: Callable[[Tensor, Tensor], Tensor]
     target_derivative: Callable[[Tensor, Tensor], Tensor]
     of_weighted_input: Mapping[str, "Cost"] = field(default_factory=dict)
+    derivative_into: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    def gradient(self, a: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        """∂C/∂a, in ``out`` where there is such a form."""
+        return self.derivative(a, y) if self.derivative_into is None else self.derivative_into(a, y, out)
 
     def __repr__(self) -> str:
         return self.name
@@ -48,6 +54,7 @@ quadratic = Cost(
     value=lambda a, y: (a - y).square().sum(-1) / 2,
     derivative=lambda a, y: a - y,
     target_derivative=lambda a, y: y - a,
+    derivative_into=lambda a, y, out: torch.sub(a, y, out=out),
 )
 """C = ½ ‖y − a‖² for a sample, 1/(2n) Σ_x ‖y − a‖² with ``reduction="mean"``; ∂C/∂a = a − y. Chapter 1, equation (6).
 
@@ -59,6 +66,7 @@ sigmoid_cross_entropy = Cost(
     value=lambda z, y: ((1 - y) * z - torch.nn.functional.logsigmoid(z)).sum(-1),
     derivative=lambda z, y: torch.sigmoid(z) - y,
     target_derivative=lambda z, y: -z,
+    derivative_into=lambda z, y, out: torch.sigmoid(z, out=out).sub_(y),
 )
 """The cross-entropy of a = σ(z) as a function of z: C = Σ_j [(1 − y)z − ln σ(z)], so δ^L = ∂C/∂z = a − y.
 

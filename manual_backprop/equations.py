@@ -25,10 +25,13 @@ Every function takes tensors of one floating dtype and returns that dtype; torch
 not fit. All are made of differentiable torch operations, so a backward built from them can itself be differentiated.
 """
 
+import torch
 from torch import Tensor
 
+from manual_backprop.kernels import matmul
 
-def output_error(grad_a: Tensor, activation_derivative: Tensor | float) -> Tensor:
+
+def output_error(grad_a: Tensor, activation_derivative: Tensor | float, out: Tensor | None = None) -> Tensor:
     r"""BP1: the error of the output layer, δ^L = ∇_a C ⊙ σ′(z^L).
 
     Component by component: δ^L_j = ∂C/∂a^L_j · σ′(z^L_j).
@@ -42,9 +45,10 @@ def output_error(grad_a: Tensor, activation_derivative: Tensor | float) -> Tenso
     Args:
         grad_a: ∂C/∂a^L, ``(*, o)``.
         activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron.
+        out: where δ^L is written, ``(*, o)``; a new tensor where it is None.
 
     Returns:
-        δ^L, ``(*, o)``; always a new tensor, never ``grad_a`` itself.
+        δ^L, ``(*, o)``; never ``grad_a`` itself, unless ``out`` is.
 
     Example:
         >>> output_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))  # the book's Hadamard product
@@ -52,10 +56,10 @@ def output_error(grad_a: Tensor, activation_derivative: Tensor | float) -> Tenso
 
     Source: chapter 2, equations (BP1), (BP1a) and the problem on Σ′(z^L).
     """
-    return grad_a * activation_derivative
+    return torch.mul(grad_a, activation_derivative, out=out)
 
 
-def input_gradient(weight: Tensor, delta: Tensor) -> Tensor:
+def input_gradient(weight: Tensor, delta: Tensor, out: Tensor | None = None) -> Tensor:
     """The first half of BP2: ∂C/∂a^{l-1} = (w^l)ᵀ δ^l, the error moved back through the weights.
 
     Component by component: ∂C/∂a^{l-1}_k = Σ_j w^l_jk δ^l_j. A layer under autograd returns this as the gradient of
@@ -64,16 +68,19 @@ def input_gradient(weight: Tensor, delta: Tensor) -> Tensor:
     Args:
         weight: w^l, ``(o, i)``.
         delta: δ^l, ``(*, o)``.
+        out: where it may be written, ``(*, i)``; a new tensor where it is None.
 
     Returns:
         ∂C/∂a^{l-1}, ``(*, i)``.
 
     Source: chapter 2, proof of (BP2).
     """
-    return delta @ weight
+    return matmul(delta, weight, out)
 
 
-def hidden_error(weight_next: Tensor, delta_next: Tensor, activation_derivative: Tensor | float) -> Tensor:
+def hidden_error(
+    weight_next: Tensor, delta_next: Tensor, activation_derivative: Tensor | float, out: Tensor | None = None
+) -> Tensor:
     """BP2: the error in terms of the error of the next layer, δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l).
 
     Component by component: δ^l_j = Σ_k w^{l+1}_kj δ^{l+1}_k σ′(z^l_j).
@@ -84,13 +91,14 @@ def hidden_error(weight_next: Tensor, delta_next: Tensor, activation_derivative:
         weight_next: w^{l+1}, ``(o_next, o)``.
         delta_next: δ^{l+1}, ``(*, o_next)``.
         activation_derivative: σ′(z^l), ``(*, o)``, or the number 1 of a linear neuron.
+        out: where it may be written, ``(*, o)``; a new tensor where it is None.
 
     Returns:
         δ^l, ``(*, o)``.
 
     Source: chapter 2, equation (BP2).
     """
-    return output_error(input_gradient(weight_next, delta_next), activation_derivative)
+    return output_error(input_gradient(weight_next, delta_next, out), activation_derivative, out)
 
 
 def bias_gradient(delta: Tensor) -> Tensor:
@@ -124,7 +132,7 @@ def weight_gradient(delta: Tensor, input: Tensor) -> Tensor:
 
     Source: chapter 2, equation (BP4).
     """
-    return _samples(delta).mT @ _samples(input)
+    return matmul(_samples(delta).mT, _samples(input))
 
 
 def _samples(x: Tensor) -> Tensor:

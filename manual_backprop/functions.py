@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from manual_backprop import kernels
 from manual_backprop.activations import Activation
 from manual_backprop.costs import Cost
 from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
@@ -34,7 +35,7 @@ class LinearActivationFunction(Function):
 
     @staticmethod
     def forward(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-        return activation.function(torch.nn.functional.linear(input, weight, bias))
+        return kernels.linear(input, weight, bias, activation)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

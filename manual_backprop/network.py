@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_backprop.activations import ACTIVATIONS, Activation, activation_named
+from manual_backprop import compiled, kernels
+from manual_backprop.activations import ACTIVATIONS, Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
 
@@ -20,6 +21,17 @@ class Gradients(NamedTuple):
     deltas: list[Tensor]
 
 
+class _Buffers(NamedTuple):
+    """Where a mini-batch of N samples is computed: a list has an entry a layer, of shape ``(N, o)``."""
+
+    x: Tensor  # (N, sizes[0])
+    y: Tensor  # (N, sizes[-1])
+    ones: Tensor  # (N,)
+    z: list[Tensor]  # and a, written over it
+    sigma_primes: list[Tensor]
+    deltas: list[Tensor]
+
+
 class Network:
     """A feedforward network that learns by gradient descent, the gradient by BP1 to BP4.
 
@@ -29,13 +41,16 @@ class Network:
         cost: "quadratic" or "cross_entropy", or a `Cost`.
         output_activation: of the last layer; the same as `activation` where it is None.
         device, dtype: of the weights and biases.
+        compile: let `sgd` run many steps in one call of C++ where the network is so small that Python would take most
+            of the time (`compiled.py` says which); it needs a C++ compiler, and does without after a warning.
 
     Attributes:
         weights: the w^l, ``(o, i)`` each; drawn from N(0, 1), as the biases, from torch's global generator.
         biases: the b^l, ``(o,)`` each.
         velocities: of the weights, then of the biases; empty until there is momentum.
 
-    Everything runs under `torch.inference_mode`. C is the mean over the samples.
+    Everything runs under `torch.inference_mode`. C is the mean over the samples. Training keeps its z, a and δ in
+    buffers, one set for each size of a mini-batch, and allocates nothing after the first step of that size.
 
     Raises:
         ValueError: fewer than two sizes, or an unknown activation or cost.
@@ -58,6 +73,7 @@ class Network:
         output_activation: str | Activation | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> None:
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected at least an input and an output size, found {list(sizes)}")
@@ -68,14 +84,13 @@ class Network:
         self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in layers]
         self.biases = [torch.randn(o, device=device, dtype=dtype) for _, o in layers]
         self.velocities: list[Tensor] = []
+        self.compile = compile
+        self._buffers: dict[int, _Buffers] = {}
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
         """a^L for the input x: ``(*, sizes[0])`` to ``(*, sizes[-1])``."""
-        a = x
-        for w, b, f in zip(self.weights, self.biases, self.activations, strict=True):
-            a = f.function(torch.nn.functional.linear(a, w, b))
-        return a
+        return self._outputs(x)[1]
 
     @torch.inference_mode()
     def backprop(self, x: Tensor, y: Tensor) -> Gradients:
@@ -88,45 +103,72 @@ class Network:
         Raises:
             ValueError: y has not the shape of the outputs (nothing is broadcast).
         """
-        # 1. Input: a^1 = x.
-        inputs, zs = [x], []
-
-        # 2. Feedforward: z^l = w^l a^{l-1} + b^l and a^l = σ(z^l).
-        for w, b, f in zip(self.weights, self.biases, self.activations, strict=True):
-            zs.append(torch.nn.functional.linear(inputs[-1], w, b))
-            inputs.append(f.function(zs[-1]))
-        sigma_prime = [f.derivative_at(z, a) for f, z, a in zip(self.activations, zs, inputs[1:], strict=True)]
-
-        # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
-        self._expect_same_shape(y, inputs[-1])
-        n = x.shape[:-1].numel() or 1  # no samples: every sum over them is 0
-        short = self._cost_of_weighted_input()
-        if short is None:
-            deltas = [output_error(self.cost.derivative(inputs[-1], y) * (1 / n), sigma_prime[-1])]
-        else:
-            deltas = [short.derivative(zs[-1], y) * (1 / n)]
-
-        # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
-        for w_next, s in zip(self.weights[:0:-1], sigma_prime[-2::-1], strict=True):
-            deltas.insert(0, hidden_error(w_next, deltas[0], s))
+        samples = x.shape[:-1]
+        self._expect_outputs(y, samples)
+        rows = samples.numel()
+        inputs, errors = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]))
+        deltas = [delta * (1 / max(1, rows)) for delta in errors]
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
         return Gradients(
-            weights=[weight_gradient(delta, a) for delta, a in zip(deltas, inputs[:-1], strict=True)],
+            weights=[weight_gradient(delta, a) for delta, a in zip(deltas, inputs, strict=True)],
             biases=[bias_gradient(delta) for delta in deltas],
-            deltas=deltas,
+            deltas=[delta.reshape(*samples, delta.shape[-1]) for delta in deltas],
         )
+
+    def _inputs_and_errors(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Steps 1 to 4 for rows of samples: the a^{l-1} that come into the layers, and N times the δ^l of the mean."""
+        buffers, short = self._buffers_for(x), self.cost_of_weighted_input()
+
+        # 1. Input: a^1 = x.
+        inputs, sigma_primes, a = [], [], x
+
+        # 2. Feedforward: z^l = w^l a^{l-1} + b^l and a^l = σ(z^l), written over z^l unless that is needed.
+        for w, b, f, z_out, out in zip(
+            self.weights, self.biases, self.activations, buffers.z, buffers.sigma_primes, strict=True
+        ):
+            inputs.append(a)
+            if f.needs == "z" or (short and w is self.weights[-1]):
+                z = kernels.linear(a, w, b, identity, z_out)
+                a = f.function(z)
+            else:
+                z = a = kernels.linear(a, w, b, f, z_out)
+            sigma_primes.append(f.prime(z if f.needs == "z" else a, out))
+
+        # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
+        out = buffers.deltas[-1]
+        if short:
+            deltas = [short.gradient(z, y, out)]
+        else:
+            deltas = [output_error(self.cost.gradient(a, y, out), sigma_primes[-1], out)]
+
+        # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
+        for w_next, sigma_prime, out in zip(
+            self.weights[:0:-1], sigma_primes[-2::-1], buffers.deltas[-2::-1], strict=True
+        ):
+            deltas.insert(0, hidden_error(w_next, deltas[0], sigma_prime, out))
+        return inputs, deltas
+
+    def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z^L and a^L."""
+        a = x
+        for w, b, f in zip(self.weights[:-1], self.biases, self.activations, strict=False):
+            a = kernels.linear(a, w, b, f)
+        z = kernels.linear(a, self.weights[-1], self.biases[-1], identity)
+        return z, self.activations[-1].function(z)
 
     @torch.inference_mode()
     def mean_cost(self, x: Tensor, y: Tensor) -> Tensor:
         """C, the mean over the samples, ``()``; the short form in z where there is one, finite at any z."""
-        a = x
-        for w, b, f in zip(self.weights, self.biases, self.activations, strict=True):
-            z = torch.nn.functional.linear(a, w, b)
-            a = f.function(z)
-        self._expect_same_shape(y, a)
-        short = self._cost_of_weighted_input()
-        return (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
+        return self.outputs_and_cost(x, y)[1]
+
+    @torch.inference_mode()
+    def outputs_and_cost(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """`feedforward` and `mean_cost` in one."""
+        self._expect_outputs(y, x.shape[:-1])
+        z, a = self._outputs(x)
+        short = self.cost_of_weighted_input()
+        return a, (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
 
     @torch.inference_mode()
     def update(
@@ -142,19 +184,41 @@ class Network:
 
         Source: chapter 1, equations (16), (17); chapter 3, equations (93) to (95), (107), (108).
         """
-        gradients = self.backprop(x, y)
-        if weight_decay:
-            for gradient, w in zip(gradients.weights, self.weights, strict=True):
-                gradient.add_(w, alpha=weight_decay)
-        steps = gradients.weights + gradients.biases
-        if momentum:
-            self.velocities = self.velocities or [torch.zeros_like(step) for step in steps]
-            steps = [v.mul_(momentum).add_(step) for v, step in zip(self.velocities, steps, strict=True)]
-        for parameter, step in zip(self.weights + self.biases, steps, strict=True):
-            parameter.sub_(step, alpha=learning_rate)
+        samples = x.shape[:-1]
+        self._expect_outputs(y, samples)
+        rows = samples.numel()
+        self._descend(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), learning_rate, momentum, weight_decay)
 
+    def _descend(self, x: Tensor, y: Tensor, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        inputs, deltas = self._inputs_and_errors(x, y)
+        ones, mean = self._buffers_for(x).ones, 1 / max(1, len(x))
+
+        # 5. BP3 and BP4 and the step in one product each.
+        if not momentum:
+            for w, b, delta, a in zip(self.weights, self.biases, deltas, inputs, strict=True):
+                kernels.addmm_(w, delta.mT, a, beta=1 - learning_rate * weight_decay, alpha=-learning_rate * mean)
+                b.addmv_(delta.mT, ones, alpha=-learning_rate * mean)
+            return
+        parameters = self.weights + self.biases
+        self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
+        layers = len(self.weights)
+        for v, w, delta, a in zip(self.velocities, self.weights, deltas, inputs, strict=False):
+            kernels.addmm_(v, delta.mT, a, beta=momentum, alpha=mean).add_(w, alpha=weight_decay)
+        for v, delta in zip(self.velocities[layers:], deltas, strict=True):
+            v.addmv_(delta.mT, ones, beta=momentum, alpha=mean)
+        for parameter, v in zip(parameters, self.velocities, strict=True):
+            parameter.sub_(v, alpha=learning_rate)
+
+    @torch.inference_mode()
     def sgd(
-        self, x: Tensor, y: Tensor, batch_size: int = 10, learning_rate: float = 3.0, order: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int = 10,
+        learning_rate: float | Sequence[float] = 3.0,
+        order: Tensor | None = None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
     ) -> None:
         """Stochastic gradient descent: one epoch of mini-batches.
 
@@ -162,12 +226,27 @@ class Network:
             x: the inputs, ``(N, sizes[0])``.
             y: the desired outputs, ``(N, sizes[-1])``.
             batch_size: samples a mini-batch; the last one has what is left.
-            learning_rate: η.
-            order: a permutation of the N samples; a random one where it is None.
+            learning_rate: η, or one for each mini-batch.
+            order: the samples in the order in which they are taken; a random permutation of all N where it is None.
+            momentum, weight_decay: as in `update`.
+
+        Raises:
+            ValueError: y has not the shape of the outputs, or there is not one learning rate a mini-batch.
         """
+        self._expect_outputs(y, x.shape[:-1])
         order = torch.randperm(len(x), device=x.device) if order is None else order
-        for batch in order.split(batch_size):
-            self.update(x[batch], y[batch], learning_rate)
+        batches = order.split(batch_size) if len(order) else ()
+        rates = [learning_rate] * len(batches) if isinstance(learning_rate, (int, float)) else list(learning_rate)
+        if len(rates) != len(batches):
+            raise ValueError(f"learning_rate: expected one, or {len(batches)}, found {len(rates)}")
+        if self.compile and compiled.can_run(self, x, y, batch_size):
+            compiled.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
+            return
+        for batch, rate in zip(batches, rates, strict=True):
+            buffers = self._buffers_for(batch)
+            torch.index_select(x, 0, batch, out=buffers.x)
+            torch.index_select(y, 0, batch, out=buffers.y)
+            self._descend(buffers.x, buffers.y, rate, momentum, weight_decay)
 
     @torch.inference_mode()
     def evaluate(self, x: Tensor, labels: Tensor) -> int:
@@ -181,12 +260,32 @@ class Network:
             raise ValueError(f"labels: expected the shape {expected}, found {found}")
         return int((self.feedforward(x).argmax(-1) == labels).sum())
 
-    def _cost_of_weighted_input(self) -> Cost | None:
+    def cost_of_weighted_input(self) -> Cost | None:
+        """The cost as a function of z^L, where δ^L is short for it."""
         last = self.activations[-1]
         # By more than its name: an activation of one's own may be called "sigmoid" too.
         return self.cost.of_weighted_input.get(last.name) if last == ACTIVATIONS.get(last.name) else None
 
-    @staticmethod
-    def _expect_same_shape(y: Tensor, a: Tensor) -> None:
-        if y.shape != a.shape:
-            raise ValueError(f"y: expected the shape {tuple(a.shape)} of the outputs, found {tuple(y.shape)}")
+    def _expect_outputs(self, y: Tensor, samples: Sequence[int]) -> None:
+        outputs = (*samples, len(self.biases[-1]))
+        if tuple(y.shape) != outputs:
+            raise ValueError(f"y: expected the shape {outputs} of the outputs, found {tuple(y.shape)}")
+
+    def _buffers_for(self, samples: Tensor) -> _Buffers:
+        """Those for a mini-batch of ``len(samples)``."""
+        n = len(samples)
+        if n not in self._buffers:
+            if len(self._buffers) == 2:  # those of an epoch: the full mini-batches and the last one
+                self._buffers.clear()
+            self._buffers[n] = self._new_buffers(n)
+        return self._buffers[n]
+
+    def _new_buffers(self, n: int) -> _Buffers:
+        w = self.weights[0]
+
+        def rows() -> list[Tensor]:
+            return [w.new_empty(n, len(b)) for b in self.biases]
+
+        return _Buffers(
+            w.new_empty(n, w.shape[1]), w.new_empty(n, len(self.biases[-1])), w.new_ones(n), rows(), rows(), rows()
+        )

@@ -247,11 +247,11 @@ def test_sgd_is_an_update_a_mini_batch(batch_size):
 def test_sgd_in_random_order_sees_each_sample_once(monkeypatch):
     net = Network([1, 2])
     seen = []
-    monkeypatch.setattr(net, "update", lambda x, y, learning_rate: seen.append((x.flatten().tolist(), learning_rate)))
+    monkeypatch.setattr(net, "_descend", lambda x, y, rate, *_: seen.append((x.flatten().tolist(), rate)))
     x = torch.arange(25.0).unsqueeze(1)
-    net.sgd(x, x)
+    net.sgd(x, x.expand(25, 2))
     assert [len(samples) for samples, _ in seen] == [10, 10, 5]
-    assert {learning_rate for _, learning_rate in seen} == {3.0}
+    assert {rate for _, rate in seen} == {3.0}
     samples = [sample for samples, _ in seen for sample in samples]
     assert sorted(samples) == x.flatten().tolist()
     assert samples != sorted(samples)

@@ -1,0 +1,133 @@
+"""Which kernel multiplies matrices: ATen's or oneDNN's. The only place that chooses.
+
+A layer has three products: z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
+∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which on AMD CPUs with
+AVX-512 reaches less than half of their speed; there oneDNN takes the large products, with σ fused into the first.
+
+The rule is one of machine and size, not a measurement: so all processes of a run choose alike, and a run can be
+repeated. `use` or the environment variable ``MANUAL_BACKPROP_KERNEL`` override it.
+
+oneDNN is reached through a private operation of torch without a derivative. It gets plain dense CPU tensors only, and
+only where nothing records: everything else (autograd, `torch.func`, `torch.compile`, tensor subclasses, other devices)
+is ATen's.
+"""
+
+import functools
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manual_backprop.activations import Activation, identity, relu, sigmoid, tanh
+
+KERNELS = ("auto", "aten", "onednn")
+VARIABLE = "MANUAL_BACKPROP_KERNEL"
+SMALLEST = 4_000_000
+"""Multiplications from which on oneDNN is faster than MKL (`scripts/benchmark.py --products`)."""
+
+_DTYPES = (torch.float32, torch.bfloat16)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh", relu: "relu"}
+_SCHEMA = (
+    "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
+)
+
+
+def use(kernel: str) -> None:
+    """Choose for this process: ``"auto"``, the rule; ``"aten"`` or ``"onednn"``, that one wherever it can run.
+
+    Raises:
+        ValueError: an unknown kernel.
+    """
+    global _smallest
+    _smallest = _smallest_product(kernel)
+
+
+def chosen() -> str:
+    """In words: for a run to describe itself."""
+    if _smallest == float("inf"):
+        return "aten"
+    return f"onednn from {_smallest:,} multiplications on, else aten" if _smallest else "onednn"
+
+
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, out: Tensor | None = None
+) -> Tensor:
+    """a = σ(input @ weightᵀ + bias). Shapes: input ``(*, i)``, weight ``(o, i)``, bias ``(o,)``; a ``(*, o)``.
+
+    With a bias and rows of inputs ATen writes into ``out``; oneDNN cannot.
+    """
+    if _large(input, weight) and _onednn_can(input, weight) and (bias is None or _onednn_can(bias)):
+        fused = _FUSED.get(activation)
+        a = _onednn(input, weight, bias, fused or "none")
+        return a if fused else activation.over(a)
+    if out is None or bias is None:
+        return activation.over(torch.nn.functional.linear(input, weight, bias))
+    return activation.over(torch.addmm(bias, input, weight.mT, out=out))
+
+
+def matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a @ b. Shapes: ``(*, k)`` and ``(k, n)``; ``(*, n)``. ATen writes into ``out``; oneDNN cannot."""
+    if _large(a, b) and _onednn_can(a, b) and a.shape[-1] == b.shape[0]:
+        return _onednn(a, b.mT, None, "none")
+    return torch.matmul(a, b, out=out)
+
+
+def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+    """c = β c + α a @ b, in place: ∂C/∂weight and the step in one. Shapes: ``(m, n)``, ``(m, k)``, ``(k, n)``."""
+    if _large(a, b) and _onednn_can(a, b):
+        return c.mul_(beta).add_(_onednn(a, b.mT, None, "none"), alpha=alpha)
+    return c.addmm_(a, b, beta=beta, alpha=alpha)
+
+
+def _large(a: Tensor, b: Tensor) -> bool:
+    return a.shape[:-1].numel() * b.numel() >= _smallest
+
+
+def _onednn_can(*tensors: Tensor) -> bool:
+    return (
+        all(type(x) in _PLAIN and x.is_cpu and x.dtype == tensors[0].dtype for x in tensors)
+        and tensors[0].dtype in _DTYPES
+        and all(x.is_contiguous() or x.mT.is_contiguous() for x in tensors if x.dim() > 1)
+        and all(x.numel() for x in tensors)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.is_autocast_cpu_enabled()
+    )
+
+
+def _onednn(x: Tensor, w: Tensor, b: Tensor | None, activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, w, b, activation, [], "")
+
+
+def _smallest_product(kernel: str) -> float:
+    """The multiplications from which on oneDNN takes a product."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {kernel!r}")
+    wanted = kernel == "onednn" or (kernel == "auto" and _amd_with_avx512())
+    if not wanted:
+        return float("inf")
+    if not _operation_is_there():
+        warnings.warn("torch has no mkldnn::_linear_pointwise as it was: ATen multiplies instead", stacklevel=3)
+        return float("inf")
+    return 0 if kernel == "onednn" else SMALLEST
+
+
+def _operation_is_there() -> bool:
+    return torch.backends.mkldnn.is_available() and _SCHEMA in map(
+        str, torch._C._jit_get_schemas_for_operator("mkldnn::_linear_pointwise")
+    )
+
+
+@functools.cache
+def _amd_with_avx512() -> bool:
+    processor = Path("/proc/cpuinfo")  # where there is none, ATen's kernels are as good as any
+    avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return avx512 and processor.exists() and "AuthenticAMD" in processor.read_text()
+
+
+_smallest = _smallest_product(os.environ.get(VARIABLE, "auto"))
