@@ -39,11 +39,12 @@ def show(options: Options, run: Run) -> bool:
     xor = learn(XOR, options.learning_rate, options.passes)
     network = learn_xor(options.network_learning_rate, options.steps, options.seed)
     outputs = network.network.feedforward(XOR.x)[:, 0]
+    run.say(f"Rosenblatt's perceptron, η = {options.learning_rate:g}")
     for name, found, data in (("seven points", seven, SEVEN), ("XOR", xor, XOR)):
         b, w1, w2 = found.weight.tolist()
         ended = "converged" if found.converged else "did not converge"
         run.say(
-            f"perceptron, {name}: {right(output(found.weight, data.x), data)} of {len(data.y)} right; "
+            f"{name}: {right(output(found.weight, data.x), data)} of {len(data.y)} right; "
             f"{ended} in {found.passes} passes; {w1:g} x_1 {w2:+g} x_2 {b:+g} > 0"
         )
     answered = right(outputs, XOR)

@@ -41,8 +41,8 @@ def explain(steps: Steps, checked: Sequence[Checked]) -> Figure:
     """The network with its activations, errors and gradients, and how far autograd and finite differences are off."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    _network(left, steps)
-    figure.colorbar(left.collections[0], ax=left, label="∂C/∂w of each connection", shrink=0.8, location="left")
+    edges = _network(left, steps)
+    figure.colorbar(edges, ax=left, label="∂C/∂w of each connection", shrink=0.8, location="left")
     rows = range(len(checked))
     # 1e-18 stands for 0, which a logarithmic axis has not.
     right.plot([max(c.from_autograd, 1e-18) for c in checked], rows, "o", color=BLUE, label="from autograd")
@@ -55,12 +55,14 @@ def explain(steps: Steps, checked: Sequence[Checked]) -> Figure:
     return figure
 
 
-def _network(axes: Axes, steps: Steps) -> None:
+def _network(axes: Axes, steps: Steps) -> LineCollection:
+    """Draws it, and gives its coloured connections."""
     places = [[(layer, (len(a) - 1) / 2 - j) for j in range(len(a))] for layer, a in enumerate(steps.activations)]
     lines = [(p, q) for below, above in pairwise(places) for q in above for p in below]
     gradients = torch.cat([g.reshape(-1) for g in steps.gradients.weights])
     largest = float(gradients.abs().max()) or 1.0
     edges = LineCollection(lines, cmap="PuOr", clim=(-largest, largest), linewidths=3, array=gradients.numpy())
+    axes.add_collection(LineCollection(lines, colors="0.6", linewidths=4.5))  # an outline, for those near white
     axes.add_collection(edges)
     deltas = [torch.full_like(steps.x, torch.nan), *steps.gradients.deltas]
     for layer, (row, a, delta) in enumerate(zip(places, steps.activations, deltas, strict=True), start=1):
@@ -74,6 +76,7 @@ def _network(axes: Axes, steps: Steps) -> None:
     axes.set(xlim=(-0.5, steps.layers - 0.5), ylim=(-height / 2, height / 2), yticks=[])
     axes.set_xticks(range(steps.layers), [f"layer {layer}" for layer in range(1, steps.layers + 1)])
     axes.set_title("activations a go right, errors δ come back left")
+    return edges
 
 
 # --- gradient descent ---------------------------------------------------------------------------------------------
@@ -92,9 +95,9 @@ def gradient_descent(valley: Sequence[Descent], quartic: Descent, compared: Sequ
         chosen = [descent for descent in compared if (descent.path[1] < descent.curve.minimum) == over]
         for descent, colour, dash, marker in zip(chosen, COLOURS, ("-", "--", "-.", ":"), MARKERS, strict=False):
             label = f"ε = {descent.rate:g}: {descent.outcome}"
-            axes.plot(descent.path[:26], color=colour, linestyle=dash, marker=marker, markersize=4, label=label)
+            axes.plot(descent.path[:14], color=colour, linestyle=dash, marker=marker, markersize=4, label=label)
         axes.axhline(compared[0].curve.minimum, color="0.6", zorder=0)
-        axes.set(xlabel="step", ylabel="x", ylim=(-8, 16) if over else (1.5, 5.5), title=title)
+        axes.set(xlabel="step", ylabel="x", ylim=(-16, 28) if over else (1.5, 5.5), title=title)
         axes.legend(fontsize=8, loc="upper left" if over else "upper right")
     return figure
 
