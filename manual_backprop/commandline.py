@@ -41,9 +41,10 @@ def parse(kind: type, default: Any, arguments: Sequence[str], epilogue: str = ""
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        # Below its title and above its first rule; a line of nothing but box drawing is empty without it.
-        lines = (re.sub(r"[^\x20-\x7e]", "", line).strip() for line in complaint.getvalue().splitlines()[1:])
-        raise InputError(" ".join(itertools.takewhile(bool, lines))) from None
+        # Below the title, between two rules (of the box, or of dashes in ASCII), each of which is empty without them.
+        lines = [re.sub(r"[^\x20-\x7e]|^ *-+ *$", "", line).strip() for line in complaint.getvalue().splitlines()[1:]]
+        words = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines))
+        raise InputError(" ".join(words)) from None
 
 
 def check(options: Any, rules: Sequence[Rule]) -> None:

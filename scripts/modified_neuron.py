@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from manual_backprop.notes import pictures
 from manual_backprop.notes.modified_neuron import EXERCISES, equations, softplus, validated
 from manual_backprop.notes.run import Run, RunOptions, main, off_by
+from manual_backprop.validation import PROBES
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Options(RunOptions):
 
 
 RULES = [
-    ("skip", "codes such as MB806", lambda o: all(c[:2] == "MB" and c[2:].isdecimal() for c in o.skip)),
+    ("skip", "codes of probes, such as MB806", lambda o: all(any(p.answers_to(c) for p in PROBES) for c in o.skip)),
     ("samples", "from 1 to 1000", lambda o: 1 <= o.samples <= 1000),
     ("seed", "from 0 to 2**63 - 1", lambda o: 0 <= o.seed < 2**63),
 ]

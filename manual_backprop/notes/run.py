@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -75,8 +76,10 @@ class Run:
 
     def picture(self, name: str, figure: Figure) -> None:
         """Saved as a PNG, and on TensorBoard's "Images"."""
-        figure.savefig(self.folder / f"{name}.png", dpi=120)
-        self.writer.add_figure(name, figure, close=False)
+        path = self.folder / f"{name}.png"
+        figure.savefig(path, dpi=120)
+        # The same pixels: add_figure would draw it again, and import pyplot.
+        self.writer.add_image(name, imread(path)[..., :3], dataformats="HWC")
 
     def scalars(self, tag: str, values: Mapping[int, float] | Sequence[float]) -> None:
         """A curve on TensorBoard's "Scalars"; the steps are the keys, or count from 0."""

@@ -1,5 +1,7 @@
 """Each script runs, leaves a PNG and an event file, explains itself, and refuses a bad value in one line."""
 
+import contextlib
+import io
 import runpy
 import subprocess
 import sys
@@ -7,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from manual_backprop import commandline
+from manual_backprop.commandline import InputError
+from manual_backprop.notes.run import RunOptions
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -29,7 +35,7 @@ REFUSED = {
     "perceptron": (["--passes", "0"], "--passes: expected from 1 to 10000, found 0"),
     "activations": (["--bound", "low"], "--bound"),
     "learning_slowdown": (["--epochs", "-1"], "--epochs: expected from 1 to 100000, found -1"),
-    "modified_neuron": (["--skip", "everything"], "--skip: expected codes such as MB806"),
+    "modified_neuron": (["--skip", "MB999"], "--skip: expected codes of probes, such as MB806, found ('MB999',)"),
     "jacobian_layout": (["--sizes", "3", "4"], "--sizes"),
 }
 
@@ -96,6 +102,12 @@ def test_a_bad_value_is_refused_in_one_line(script, run_here, tmp_path):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_complaint_in_an_ascii_box_is_one_line_too():
+    with contextlib.redirect_stdout(io.StringIO()), pytest.raises(InputError) as error:  # of no encoding
+        commandline.parse(RunOptions, RunOptions(), ["--nope"])
+    assert str(error.value) == "Unrecognized options: --nope"
 
 
 def test_an_existing_run_is_never_overwritten(run_here, tmp_path):
