@@ -96,28 +96,20 @@ def off_by(difference: float) -> str:
     return f"{difference:.0e}" if difference else "0"
 
 
-def main(
-    options: Options,
-    rules: Sequence[Rule],
-    show: Callable[[Options, Run], bool],
-    arguments: Sequence[str] | None = None,
-) -> int:
-    """Run a script, named by its file.
+def main(options: Options, rules: Sequence[Rule], show: Callable[[Options, Run], bool]) -> int:
+    """Run a script, as the process's arguments say.
 
     Args:
         options: the defaults; the docstring of their class is what ``--help`` says.
         rules: what the options must be.
         show: does all there is to do; False where something that must hold did not.
-        arguments: those of the process for None.
 
     Returns:
         The exit status (see `EXIT_STATUS`).
     """
     torch.set_num_threads(1)  # the tensors are too small to share
     try:
-        chosen = commandline.parse(
-            type(options), options, sys.argv[1:] if arguments is None else arguments, EXIT_STATUS
-        )
+        chosen = commandline.parse(type(options), options, sys.argv[1:], EXIT_STATUS)
         commandline.check(chosen, [*rules, *RULES])
         folder = chosen.runs / (chosen.name or f"{Path(sys.argv[0]).stem}-{commandline.now()}")
         commandline.make_folder(folder)
