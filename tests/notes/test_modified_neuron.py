@@ -33,4 +33,5 @@ def test_every_finding_passes(exercise):
 def test_a_derivative_that_is_not_f_prime_is_found():
     right = EXERCISES[0].hidden
     wrong = dataclasses.replace(right, derivative=lambda z: 1.01 * right.derivative(z))
-    assert not validated(dataclasses.replace(EXERCISES[0], hidden=wrong), skip=COMPILED).passed
+    all_but_calculus = [f"MB{family}" for family in range(2, 10)]
+    assert not validated(dataclasses.replace(EXERCISES[0], hidden=wrong), skip=all_but_calculus).passed
