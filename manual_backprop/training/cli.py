@@ -1,21 +1,15 @@
 """The command line of `scripts/train_mnist.py`."""
 
-import contextlib
 import dataclasses
-import io
-import itertools
-import re
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 
+from manual_backprop import commandline
 from manual_backprop.training import agreement, checkpoint, data, parallel
 from manual_backprop.training.agreement import TrainingStopped
 from manual_backprop.training.checkpoint import Checkpoint
@@ -52,12 +46,12 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Checkpoint | None]:
     Raises:
         InputError: an option, a value or a combination that cannot be used.
     """
-    first: _First = _tyro(_First, _First(), arguments, partly=True)
+    first: _First = commandline.parse(_First, _First(), arguments, partly=True)
     if first.recipe not in RECIPES:
         raise InputError(f"--recipe: expected one of {', '.join(RECIPES)}, found {first.recipe}")
     saved = checkpoint.load(first.resume) if first.resume else None
     default = dataclasses.replace(saved.config, name="") if saved else RECIPES[first.recipe].config
-    config: Config = _tyro(Config, default, arguments)
+    config: Config = commandline.parse(Config, default, arguments, EXIT_STATUS)
     check(config)
     if saved:
         checkpoint.require_same_architecture(saved, config)
@@ -70,22 +64,6 @@ class _First:
 
     recipe: str = "chapter1"
     resume: Path | None = None
-
-
-def _tyro(kind: type, default: Any, arguments: Sequence[str], partly: bool = False) -> Any:
-    """`tyro.cli`, with its boxed complaint as one line; ``partly`` leaves out what it does not know."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            if partly:
-                return tyro.cli(kind, default=default, args=arguments, return_unknown_args=True, add_help=False)[0]
-            return tyro.cli(kind, default=default, args=arguments, description=f"{kind.__doc__}\n\n{EXIT_STATUS}")
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        # Below its title and above its first rule; a line of nothing but box drawing is empty without it.
-        lines = (re.sub(r"[^\x20-\x7e]", "", line).strip() for line in complaint.getvalue().splitlines()[1:])
-        raise InputError(" ".join(itertools.takewhile(bool, lines))) from None
 
 
 def run(config: Config, saved: Checkpoint | None, workers: parallel.Workers, console: Console) -> int:
@@ -146,16 +124,7 @@ def run_folder(config: Config, make: bool) -> Path:
     """
     if config.resume and not config.name:
         return config.resume if config.resume.is_dir() else config.resume.parent
-    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{_now()}")
-    try:
-        if make:
-            folder.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"--name: expected a new folder, found an existing run {folder}") from None
-    except OSError as error:
-        raise InputError(f"--runs: expected a folder to write to, found {config.runs}: {error.strerror}") from None
+    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{commandline.now()}")
+    if make:
+        commandline.make_folder(folder)
     return folder
-
-
-def _now() -> str:
-    return datetime.now().strftime("%Y%m%d-%H%M%S")

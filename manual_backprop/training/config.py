@@ -7,9 +7,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line and names it."""
+from manual_backprop import commandline
+from manual_backprop.commandline import InputError as InputError
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ RECIPES = {
     ),
 }
 
-# Each: the option, what it must be, and the test.
-RULES = [
+RULES: list[commandline.Rule] = [
     ("sizes", "sizes that start with 784 and end with 10, each at least 1", lambda c: _sizes_fit(c.sizes)),
     ("epochs", "at least 1", lambda c: c.epochs >= 1),
     ("batch_size", "at least 1", lambda c: c.batch_size >= 1),
@@ -150,7 +148,7 @@ RULES = [
     ("seed", "from 0 to 2**63 - 1", lambda c: 0 <= c.seed < 2**63),
     ("target_accuracy", "from 0 to 100 percent", lambda c: 0 <= c.target_accuracy <= 100),
     ("output", "sigmoid, where the cost is cross_entropy", lambda c: c.cost == "quadratic" or c.output == "sigmoid"),
-    ("name", "the name of one folder", lambda c: not c.name or Path(c.name).name == c.name),
+    ("name", "the name of one folder", lambda c: commandline.is_folder_name(c.name)),
     ("device", "auto, cpu, cuda or cuda:N", lambda c: c.device in ("auto", "cpu") or _is_cuda(c.device)),
     ("device", "a CUDA device that torch sees", lambda c: not _is_cuda(c.device) or _cuda_exists(c.device)),
 ]
@@ -162,9 +160,7 @@ def check(config: Config) -> None:
     Raises:
         InputError: the first option that cannot be used, what was found and what is expected.
     """
-    for option, expected, holds in RULES:
-        if not holds(config):
-            raise InputError(f"--{option.replace('_', '-')}: expected {expected}, found {getattr(config, option)}")
+    commandline.check(config, RULES)
 
 
 def as_plain(config: Config) -> dict:

