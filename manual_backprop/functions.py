@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from manual_backprop import kernels
-from manual_backprop.activations import Activation
-from manual_backprop.costs import Cost
+from manual_backprop.activations import Activation, identity
+from manual_backprop.costs import Cost, reduce
 from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
 
 
@@ -152,7 +152,7 @@ class TwoForms:
         forward, with torch's own derivative, where torch would go wrong through anybody's Function in silence."""
         if _functions_go_wrong():
             return self.full.forward(*inputs)
-        plain = torch.compiler.is_compiling() or not (_transforms_active() or forward_ad._current_level >= 0)
+        plain = torch.compiler.is_compiling() or plain_call()
         return (self.plain if plain else self.full).apply(*inputs)
 
 
@@ -171,6 +171,73 @@ def _transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def plain_call() -> bool:
+    """Whether this call is neither traced by the compiler nor under a transform, forward mode among them."""
+    return not (torch.compiler.is_compiling() or _transforms_active() or forward_ad._current_level >= 0)
+
+
 linear_activation = TwoForms(LinearActivationFunction)
 activation_of = TwoForms(ActivationFunction)
 cost_of = TwoForms(CostFunction)
+
+
+class NetworkCostFunction(Function):
+    """The cost of a whole network as one node, with BP1 to BP4 in one loop.
+
+    Shapes: input ``(*, i)``, target ``(*, o)``; parameters w^1, b^1, w^2, b^2 …; the sum or mean of the costs, ``()``.
+    It has a plain form only (see `plain_call`), and no gradient of the target.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        activations: tuple[Activation, ...],
+        cost: Cost,
+        reduction: str,
+        *parameters: Any,
+    ) -> Tensor:
+        ctx.activations, ctx.cost, ctx.reduction = activations, cost, reduction
+        inputs, values, a = [], [], input
+        for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
+            inputs.append(a)
+            value = kernels.linear(a, w, b, identity if f.needs == "z" else f)
+            a = f.function(value) if f.needs == "z" else value
+            values.append(value)  # what σ′ is computed from
+        ctx.save_for_backward(target, *parameters, *inputs, *values, a)
+        return reduce(cost.value(a, target), reduction)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        layers = len(ctx.activations)
+        target, *saved, a = ctx.saved_tensors
+        parameters, inputs, values = saved[: 2 * layers], saved[2 * layers : 3 * layers], saved[3 * layers :]
+        if torch.is_grad_enabled():  # a second derivative: a^l and z^l were cut off from the graph, the layers are not
+            arguments = (inputs[0], target, ctx.activations, ctx.cost, ctx.reduction, *parameters)
+            return _through_the_layers(arguments, ctx.needs_input_grad, grad_output)
+        needs_input_grad, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
+        gradients: list[Tensor | None] = [None] * (2 * layers)
+        samples = a.shape[:-1].numel() if ctx.reduction == "mean" else 1
+        grad_a = ctx.cost.derivative(a, target) * (grad_output / samples)
+        for layer in reversed(range(layers)):
+            delta = output_error(grad_a, ctx.activations[layer].derivative(values[layer]))  # BP1, then BP2
+            if needs[2 * layer]:
+                gradients[2 * layer] = weight_gradient(delta, inputs[layer])  # BP4
+            if needs[2 * layer + 1]:
+                gradients[2 * layer + 1] = bias_gradient(delta)  # BP3
+            grad_a = input_gradient(parameters[2 * layer], delta) if layer or needs_input_grad else None
+        return grad_a, None, None, None, None, *gradients
+
+
+def _through_the_layers(arguments: tuple, needs: tuple[bool, ...], grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    a, target, activations, cost, reduction, *parameters = arguments
+    for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
+        if f.needs == "z":
+            a = activation_of.apply(linear_activation.apply(a, w, b, identity), f)
+        else:
+            a = linear_activation.apply(a, w, b, f)
+    asked = [x for x, need in zip(arguments, needs, strict=True) if need]
+    value = reduce(cost_of.apply(a, target, cost), reduction)
+    found = iter(torch.autograd.grad(value, asked, grad_output, create_graph=True))
+    return tuple(next(found) if need else None for need in needs)
