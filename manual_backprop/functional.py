@@ -37,7 +37,7 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
         raise ValueError(f"weight: expected a matrix (out_features, in_features), found shape {tuple(weight.shape)}")
     if autocast_is_on(weight.device):
         dtype = torch.get_autocast_dtype(weight.device.type)
-        input, weight, bias = (x.to(dtype) if autocast_casts(x) else x for x in (input, weight, bias))
+        input, weight, bias = _autocast(input, dtype), _autocast(weight, dtype), _autocast(bias, dtype)
     if activation.needs == "z":
         z = functions.linear_activation.apply(input, weight, bias, identity)
         return functions.activation_of.apply(z, activation)
@@ -56,6 +56,10 @@ def autocast_is_on(device: torch.device) -> bool:
 def autocast_casts(x: Any) -> bool:
     """Whether autocast casts this argument of `torch.nn.functional.linear`: any float but float64."""
     return isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+
+
+def _autocast(x: Any, dtype: torch.dtype) -> Any:
+    return x.to(dtype) if autocast_casts(x) else x
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
