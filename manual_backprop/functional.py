@@ -91,8 +91,8 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "mean", weigh
         input: a, the outputs, ``(*, o)``; the leading dimensions are the n samples, a single one where there are none.
         target: y, of the same shape; where the dtypes differ, both are promoted to the wider.
         reduction: "mean" or "sum" over the samples, or "none" for the cost of each, ``(*,)``.
-        weight: w, of any shape that broadcasts to that of input: the cost of a sample is then ½ Σ_j w_j (y_j − a_j)²,
-            and ∂C/∂a = w ⊙ (a − y)/n. A mean stays the sum over n, as in `torch.nn.BCELoss`
+        weight: w, of any shape that broadcasts to that of input, promoted likewise: the cost of a sample is then
+            ½ Σ_j w_j (y_j − a_j)², and ∂C/∂a = w ⊙ (a − y)/n. A mean stays the sum over n, as in `torch.nn.BCELoss`
             (`torch.nn.functional.mse_loss` divides by Σ w where it is given one).
 
     Under `torch.autocast` a cost is computed in float32 where its arguments are narrower, as torch's are.
