@@ -6,7 +6,7 @@ that they do.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -52,6 +52,13 @@ class Activation:
         if self.needs != "a":
             return self.derivative(z)
         return self.derivative(self.function(z) if a is None else a)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """The ready ones are copied and saved as their names: there is one of each, and `torch.load` has to trust
+        `activation_named` only, not their functions."""
+        if ACTIVATIONS.get(self.name) is self:
+            return activation_named, (self.name,)
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return self.name

@@ -1,5 +1,7 @@
 """The Functions as functions, with the signatures of `torch.nn.functional`. Nothing else applies a Function."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,21 +35,31 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
     activation = activation_named(activation)
     if weight.dim() != 2:
         raise ValueError(f"weight: expected a matrix (out_features, in_features), found shape {tuple(weight.shape)}")
-    if torch.is_autocast_enabled(input.device.type):
-        input, weight, bias = _autocast(input), _autocast(weight), None if bias is None else _autocast(bias)
+    if autocast_is_on(weight.device):
+        dtype = torch.get_autocast_dtype(weight.device.type)
+        input, weight, bias = _autocast(input, dtype), _autocast(weight, dtype), _autocast(bias, dtype)
     if activation.needs == "z":
         z = functions.linear_activation.apply(input, weight, bias, identity)
         return functions.activation_of.apply(z, activation)
     return functions.linear_activation.apply(input, weight, bias, activation)
 
 
-def _autocast(x: Tensor) -> Tensor:
-    """An operand in autocast's dtype, as `torch.nn.functional.linear` takes it; float64 is left alone.
+# The casts of autocast are nodes of their own, outside of the Functions, so that a backward outside of autocast meets
+# one dtype. (The decorators of `torch.amp` cast inside of a Function, and do not work with setup_context.)
 
-    Cast here, by a node of its own, so that a backward outside of autocast meets one dtype. (The decorators of
-    `torch.amp` do the same inside a Function, and do not work with setup_context.)
-    """
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(x.device.type))
+
+def autocast_is_on(device: torch.device) -> bool:
+    # To ask whether it is enabled is an error where there is none, as on "meta".
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def autocast_casts(x: Any) -> bool:
+    """Whether autocast casts this argument of `torch.nn.functional.linear`: any float but float64."""
+    return isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+
+
+def _autocast(x: Any, dtype: torch.dtype) -> Any:
+    return x.to(dtype) if autocast_casts(x) else x
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -70,7 +82,7 @@ def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return linear_activation(input, weight, bias, relu)
 
 
-def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
     """C = 1/(2n) Σ_x ‖y − a‖², the book's quadratic cost; ∂C/∂a = (a − y)/n.
 
     With o outputs it is o/2 times `torch.nn.functional.mse_loss`, which is a mean over all n·o elements without the ½.
@@ -79,9 +91,14 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "mean") -> Te
         input: a, the outputs, ``(*, o)``; the leading dimensions are the n samples, a single one where there are none.
         target: y, of the same shape; where the dtypes differ, both are promoted to the wider.
         reduction: "mean" or "sum" over the samples, or "none" for the cost of each, ``(*,)``.
+        weight: w, of any shape that broadcasts to that of input, promoted likewise: the cost of a sample is then
+            ½ Σ_j w_j (y_j − a_j)², and ∂C/∂a = w ⊙ (a − y)/n. A mean stays the sum over n, as in `torch.nn.BCELoss`
+            (`torch.nn.functional.mse_loss` divides by Σ w where it is given one).
+
+    Under `torch.autocast` a cost is computed in float32 where its arguments are narrower, as torch's are.
 
     Raises:
-        ValueError: shapes that differ (nothing is broadcast), no dimension, or an unknown reduction.
+        ValueError: shapes that differ (only a weight is broadcast), no dimension, or an unknown reduction.
 
     Example:
         >>> quadratic_cost(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.zeros(2, 2))
@@ -89,14 +106,14 @@ def quadratic_cost(input: Tensor, target: Tensor, reduction: str = "mean") -> Te
 
     Source: chapter 1, equation (6); chapter 2, equation (26).
     """
-    return _cost(input, target, quadratic, reduction)
+    return _cost(input, target, quadratic, reduction, weight)
 
 
-def cross_entropy_cost(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def cross_entropy_cost(input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
     """C = −1/n Σ_x Σ_j [y_j ln a_j + (1 − y_j) ln(1 − a_j)]; ∂C/∂a = (a − y)/(n a(1 − a)).
 
     With o outputs it is o times `torch.nn.functional.binary_cross_entropy`. Arguments, shapes and errors as in
-    `quadratic_cost`, with a in [0, 1].
+    `quadratic_cost`, with a in [0, 1]; on CUDA under autocast, where torch refuses its own, it is computed in float32.
 
     Example:
         >>> cross_entropy_cost(torch.tensor([0.5]), torch.tensor([1.0]))
@@ -104,14 +121,24 @@ def cross_entropy_cost(input: Tensor, target: Tensor, reduction: str = "mean") -
 
     Source: chapter 3, equation (63).
     """
-    return _cost(input, target, cross_entropy, reduction)
+    return _cost(input, target, cross_entropy, reduction, weight)
 
 
-def sigmoid_cross_entropy_cost(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+def sigmoid_cross_entropy_cost(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+) -> Tensor:
     """The cross-entropy of a = σ(z) computed from z, where δ^L = ∂C/∂z = (a − y)/n has no σ′(z) left in it.
 
-    With o outputs it is o times `torch.nn.functional.binary_cross_entropy_with_logits`. ``input`` is z; the rest as
-    in `quadratic_cost`.
+    With o outputs it is o times `torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    Args:
+        input: z, ``(*, o)``; this and the rest as in `quadratic_cost`.
+        pos_weight: p, of any shape that broadcasts to that of input: how many times a positive output counts,
+            C = −Σ_j [p_j y_j ln a_j + (1 − y_j) ln(1 − a_j)], and δ^L = (1 − y) ⊙ a − p ⊙ y ⊙ (1 − a).
 
     Example:
         >>> sigmoid_cross_entropy_cost(torch.tensor([-10000.0]), torch.tensor([1.0]))
@@ -119,13 +146,52 @@ def sigmoid_cross_entropy_cost(input: Tensor, target: Tensor, reduction: str = "
 
     Source: chapter 3, equations (66) to (68).
     """
-    return _cost(input, target, sigmoid_cross_entropy, reduction)
+    return _cost(input, target, sigmoid_cross_entropy, reduction, weight, pos_weight)
 
 
-def _cost(input: Tensor, target: Tensor, cost: Cost, reduction: str) -> Tensor:
+def _cost(
+    input: Tensor,
+    target: Tensor,
+    cost: Cost,
+    reduction: str,
+    weight: Tensor | None,
+    pos_weight: Tensor | None = None,
+) -> Tensor:
     if input.shape != target.shape or input.dim() == 0:
         raise ValueError(
             f"target: expected the shape (*, outputs) of input, {tuple(input.shape)}, found {tuple(target.shape)}"
         )
     dtype = torch.promote_types(input.dtype, target.dtype)  # as the costs of torch.nn do
-    return reduce(functions.cost_of.apply(input.to(dtype), target.to(dtype), cost), reduction)
+    if autocast_is_on(input.device):
+        dtype = torch.promote_types(dtype, torch.float32)  # so do they
+    input, target = input.to(dtype), target.to(dtype)
+    if weight is None and pos_weight is None:
+        return reduce(functions.cost_of.apply(input, target, cost), reduction)
+    # Weights stay outside of the hand-written backward, as the 1/n does: they are factors of the cost of each output.
+    each = _each_output(input, target, cost, pos_weight)
+    if weight is not None:
+        each = _broadcast("weight", weight, input) * each
+    return reduce(each.sum(-1), reduction)
+
+
+def _each_output(input: Tensor, target: Tensor, cost: Cost, pos_weight: Tensor | None) -> Tensor:
+    """The cost of each output, ``(*, o)``: that of a sample which has this output alone."""
+
+    def alone(target: Tensor) -> Tensor:
+        return functions.cost_of.apply(input.unsqueeze(-1), target.unsqueeze(-1), cost)
+
+    if pos_weight is None:
+        return alone(target)
+    # A cross-entropy is linear in y: C(y) = y C(1) + (1 − y) C(0), and p is a factor of the first.
+    positive = _broadcast("pos_weight", pos_weight, input) * target
+    return positive * alone(torch.ones_like(target)) + (1 - target) * alone(torch.zeros_like(target))
+
+
+def _broadcast(name: str, weight: Tensor, input: Tensor) -> Tensor:
+    try:
+        return weight.expand(input.shape)
+    except RuntimeError as error:
+        shape, found = tuple(input.shape), tuple(weight.shape)
+        raise ValueError(
+            f"{name}: expected a shape that broadcasts to that of input, {shape}, found {found}"
+        ) from error

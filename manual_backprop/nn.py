@@ -1,4 +1,4 @@
-"""Drop-in modules: `torch.nn.Linear` with an activation and a hand-written backward pass, and the two costs.
+"""Drop-in modules: `torch.nn.Linear` with an activation and a hand-written backward pass, and the costs.
 
 The layers are subclasses of `torch.nn.Linear`: their parameters, initialisation, random stream and ``state_dict`` are
 those of the original, and only ``forward`` differs.
@@ -30,6 +30,8 @@ class LinearActivation(torch.nn.Linear):
 
     Raises:
         ValueError: an unknown activation.
+        RuntimeError: at the call, an input whose features, dtype or device are not those of the layer; the message
+            names the layer, what it expects, what it found, and what torch says of it.
 
     Example:
         >>> LinearActivation(4, 3, "tanh")
@@ -49,10 +51,34 @@ class LinearActivation(torch.nn.Linear):
         self.activation = activation_named(activation)
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear_activation(input, self.weight, self.bias, self.activation)
+        # Looked into only after torch has refused, so that an input that fits pays for no check.
+        try:
+            return functional.linear_activation(input, self.weight, self.bias, self.activation)
+        except (RuntimeError, TypeError) as error:
+            if misfit := _misfit(self, input):
+                raise type(error)(f"{misfit} ({error})") from error
+            raise
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}"
+
+
+def _misfit(layer: torch.nn.Linear, input: Any) -> str | None:
+    """What about the input does not fit the layer, in one line; None where all of it fits."""
+    weight = layer.weight
+    cast = functional.autocast_is_on(weight.device) and functional.autocast_casts(input)
+    if not isinstance(input, Tensor):
+        expected, found = "a tensor", type(input).__name__
+    elif input.shape[-1:] != weight.shape[-1:]:
+        expected, found = f"input of {layer.in_features} features", str(tuple(input.shape))
+    elif input.dtype != weight.dtype and not cast:
+        expected, found = f"input of {weight.dtype}", str(input.dtype)
+    elif input.device != weight.device:
+        expected, found = f"input on {weight.device}", str(input.device)
+    else:
+        return None
+    sizes = f"in_features={layer.in_features}, out_features={layer.out_features}"
+    return f"{type(layer).__name__}({sizes}): expected {expected}, found {found}"
 
 
 class _NamedLinear(LinearActivation):
@@ -103,6 +129,41 @@ class LinearReLU(_NamedLinear):
     _activation = relu
 
 
+# The input size of a lazy layer is that of the first input: `torch.nn.LazyLinear` makes the parameters then, and the
+# layer becomes one of the class named.
+
+
+class LazyLinear(torch.nn.LazyLinear, Linear):
+    """A `Linear` that takes its ``in_features`` from its first input, as `torch.nn.LazyLinear` does."""
+
+    cls_to_become = Linear
+
+
+class LazyLinearSigmoid(torch.nn.LazyLinear, LinearSigmoid):
+    """A `LinearSigmoid` that takes its ``in_features`` from its first input, as `torch.nn.LazyLinear` does.
+
+    Example:
+        >>> layer = LazyLinearSigmoid(3)
+        >>> _ = layer(torch.zeros(2, 4))
+        >>> layer
+        LinearSigmoid(in_features=4, out_features=3, bias=True)
+    """
+
+    cls_to_become = LinearSigmoid
+
+
+class LazyLinearTanh(torch.nn.LazyLinear, LinearTanh):
+    """A `LinearTanh` that takes its ``in_features`` from its first input, as `torch.nn.LazyLinear` does."""
+
+    cls_to_become = LinearTanh
+
+
+class LazyLinearReLU(torch.nn.LazyLinear, LinearReLU):
+    """A `LinearReLU` that takes its ``in_features`` from its first input, as `torch.nn.LazyLinear` does."""
+
+    cls_to_become = LinearReLU
+
+
 class MLP(torch.nn.Sequential):
     """A stack of `LinearActivation` layers.
 
@@ -144,9 +205,14 @@ class MLP(torch.nn.Sequential):
 
 
 class _CostModule(torch.nn.Module):
-    def __init__(self, reduction: str = "mean") -> None:
+    """A cost as a module. ``weight`` is a buffer, as in `torch.nn.BCELoss`: it moves with the module."""
+
+    weight: Tensor | None
+
+    def __init__(self, reduction: str = "mean", weight: Tensor | None = None) -> None:
         super().__init__()
         self.reduction = reduction
+        self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"
@@ -156,18 +222,24 @@ class QuadraticCost(_CostModule):
     """C = 1/(2n) Σ_x ‖y − a‖²; see `functional.quadratic_cost`, also for its relation to `torch.nn.MSELoss`."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return functional.quadratic_cost(input, target, self.reduction)
+        return functional.quadratic_cost(input, target, self.reduction, self.weight)
 
 
 class CrossEntropyCost(_CostModule):
     """C = −1/n Σ_x Σ_j [y ln a + (1 − y) ln(1 − a)] of outputs a in [0, 1]; see `functional.cross_entropy_cost`."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy_cost(input, target, self.reduction)
+        return functional.cross_entropy_cost(input, target, self.reduction, self.weight)
 
 
 class SigmoidCrossEntropyCost(_CostModule):
     """The cross-entropy of a = σ(z) as a function of z; see `functional.sigmoid_cross_entropy_cost`."""
 
+    pos_weight: Tensor | None
+
+    def __init__(self, reduction: str = "mean", weight: Tensor | None = None, pos_weight: Tensor | None = None) -> None:
+        super().__init__(reduction, weight)
+        self.register_buffer("pos_weight", pos_weight)
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return functional.sigmoid_cross_entropy_cost(input, target, self.reduction)
+        return functional.sigmoid_cross_entropy_cost(input, target, self.reduction, self.weight, self.pos_weight)

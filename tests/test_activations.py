@@ -1,5 +1,6 @@
 """Activations: the value against its formula, the derivative against autograd, and what it is taken from."""
 
+import copy
 import pickle
 
 import pytest
@@ -167,12 +168,6 @@ def test_unknown_activation():
         per_neuron(["sigmoid", "sigmoidal"])
 
 
-@pytest.mark.parametrize("case", [*NAMED_ACTIVATIONS, softplus, steep_sigmoid])
-def test_can_be_pickled(case):
-    activation = getattr(case, "activation", case)
-    assert pickle.loads(pickle.dumps(activation)) == activation
-
-
 # A layer with an activation for each neuron
 
 
@@ -206,3 +201,13 @@ def test_per_neuron_for_a_layer_of_another_size(neurons):
     for part in (activation.function, activation.derivative):
         with pytest.raises(ValueError, match=f"per_neuron: expected a layer of 3 neurons, found {neurons}"):
             part(torch.zeros(5, neurons))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_there_is_one_of_each_named_activation(copied):
+    """Also after a copy or a pickle; one of one's own is copied as any dataclass, whatever it is called."""
+    assert all(copied(activation) is activation for activation in NAMED.values())
+    namesake = Activation("sigmoid", torch.tanh, torch.sigmoid, needs="z")
+    for own in (softplus, steep_sigmoid, namesake):
+        assert copied(own) == own
+        assert copied(own) is not own

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 
 from manual_backprop.costs import COSTS as NAMED
 from manual_backprop.costs import cost_named, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
@@ -168,6 +169,68 @@ def test_saturated_outputs_as_torch_has_them(dtype):
     ours, theirs = cross_entropy_cost(a, y), torch.nn.functional.binary_cross_entropy(a, y, reduction="sum")
     assert_close(ours, theirs)
     assert_close(torch.autograd.grad(ours, a)[0], torch.autograd.grad(theirs, a)[0])
+
+
+# Weights
+
+WEIGHT_SHAPES = pytest.mark.parametrize("weight_shape", [(), (OUT,), (4, 1), (4, OUT)], ids=str)
+
+
+@WEIGHT_SHAPES
+@pytest.mark.parametrize("case", COSTS)
+def test_gradcheck_of_a_weighted_cost(case, weight_shape):
+    """The weight's own gradient too."""
+    inputs = [x.requires_grad_() for x in (*case.inputs((4,)), torch.randn(weight_shape, dtype=FLOAT64))]
+
+    def function(input, target, weight):
+        return case.function(input, target, "none", weight)
+
+    assert gradcheck(function, inputs, check_batched_grad=True)
+    assert gradgradcheck(function, inputs, check_batched_grad=True)
+
+
+@WEIGHT_SHAPES
+def test_gradcheck_of_a_pos_weight(weight_shape):
+    case = COST_CASES["sigmoid_cross_entropy"]
+    inputs = [x.requires_grad_() for x in (*case.inputs((4,)), torch.rand(weight_shape, dtype=FLOAT64))]
+
+    def function(input, target, pos_weight):
+        return case.function(input, target, "none", pos_weight=pos_weight)
+
+    assert gradcheck(function, inputs, check_batched_grad=True)
+    assert gradgradcheck(function, inputs, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("case", COSTS)
+def test_a_weight_is_a_number_of_times(case):
+    """A weight of k counts an output k times, one of 0 leaves it out, and the mean is still over the samples."""
+    input, target = case.inputs((4,))
+    weight, columns = torch.tensor([2.0, 0.0, 1.0], dtype=FLOAT64), [0, 0, 2]
+    for reduction in ("none", "sum", "mean"):
+        assert_close(
+            case.function(input, target, reduction, weight),
+            case.function(input[:, columns], target[:, columns], reduction),
+        )
+
+
+def test_a_pos_weight_by_loops():
+    z, y, p = torch.randn(4, OUT, dtype=FLOAT64), torch.rand(4, OUT, dtype=FLOAT64), [2.0, 0.5, 0.0]
+    a = torch.sigmoid(z).tolist()
+    expected = [
+        sum(-p[j] * t * math.log(a[n][j]) - (1 - t) * math.log(1 - a[n][j]) for j, t in enumerate(row))
+        for n, row in enumerate(y.tolist())
+    ]
+    cost = sigmoid_cross_entropy_cost(z, y, "none", pos_weight=torch.tensor(p, dtype=FLOAT64))
+    assert_close(cost, torch.tensor(expected, dtype=FLOAT64))
+
+
+@pytest.mark.parametrize("shape", [(2,), (5, 1), (1, 4, OUT), (4,)], ids=str)
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_weights_that_do_not_broadcast(name, shape):
+    z = torch.zeros(4, OUT)
+    with pytest.raises(ValueError, match="weight: expected a shape") as error:
+        sigmoid_cross_entropy_cost(z, z, **{name: torch.ones(shape)})
+    assert str(error.value) == f"{name}: expected a shape that broadcasts to that of input, (4, {OUT}), found {shape}"
 
 
 # Dtypes

@@ -32,6 +32,13 @@ def torch_of(activation):
 
 
 LAYER = drawn((5, 4), (3, 4), (3,))
+
+
+def weighted(cost):
+    """The cost of each sample, with the weight as an input too."""
+    return lambda input, target, weight: cost(input, target, "none", weight)
+
+
 CASES = {
     "linear": (F.linear, LAYER, torch.nn.functional.linear),
     "linear_sigmoid": (F.linear_sigmoid, LAYER, torch_of(torch.sigmoid)),
@@ -44,6 +51,17 @@ CASES = {
     "quadratic_cost": (F.quadratic_cost, drawn((5, 3), (5, 3)), None),
     "cross_entropy_cost": (F.cross_entropy_cost, in_unit_interval((5, 3), (5, 3)), None),
     "sigmoid_cross_entropy_cost": (F.sigmoid_cross_entropy_cost, drawn((5, 3), (5, 3)), None),
+    "weighted quadratic_cost": (weighted(F.quadratic_cost), drawn((5, 3), (5, 3), (3,)), None),
+    "weighted cross_entropy_cost": (
+        weighted(F.cross_entropy_cost),
+        (*in_unit_interval((5, 3), (5, 3)), *drawn((3,))),
+        None,
+    ),
+    "sigmoid_cross_entropy_cost with pos_weight": (
+        lambda z, y, w, p: F.sigmoid_cross_entropy_cost(z, y, "none", w, p),
+        drawn((5, 3), (5, 3), (5, 1), (3,)),
+        None,
+    ),
     "LinearSigmoid": (mb.nn.LinearSigmoid(4, 3, dtype=FLOAT64), LAYER[:1], None),
     "MLP": (mb.nn.MLP([4, 3, 2], dtype=FLOAT64), LAYER[:1], None),
     "QuadraticCost": (mb.nn.QuadraticCost("none"), drawn((5, 3), (5, 3)), None),
