@@ -73,6 +73,12 @@ class OnlyInTraining(Net):
         return self.act(z) if self.training else z
 
 
+class OnlyInEvaluation(Net):
+    def forward(self, x):
+        z = self.fc(x)
+        return z if self.training else self.act(z)
+
+
 class OnlyWithoutMask(Net):
     def forward(self, x, mask=None):
         z = self.fc(x)
@@ -221,6 +227,9 @@ STAYING = params(
             lambda: LooksAtInput(nn.ReLU()), "torch.fx cannot follow the forward of LooksAtInput: symbolically traced"
         ),
         "only_in_training": staying_net(lambda: OnlyInTraining(nn.ReLU()), "its output is what OnlyInTraining returns"),
+        "only_in_evaluation": staying_net(
+            lambda: OnlyInEvaluation(nn.ReLU()), "its output is what OnlyInEvaluation returns"
+        ),
         "only_without_mask": staying_net(
             lambda: OnlyWithoutMask(nn.ReLU()), "its output goes to mul(), which is written into the forward"
         ),

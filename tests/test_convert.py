@@ -81,12 +81,15 @@ def test_any_nested_sequential(stack, linears):
     assert structure(model) == before
 
 
-def test_every_fusion_of_the_table():
-    for fusion in FUSIONS:
-        for act in (fusion.module(), *fusion.functions):
-            model = Called(act)
-            mb.convert(model)
-            assert type(model.fc) is fusion.layer
+@pytest.mark.parametrize("fusion", FUSIONS, ids=lambda fusion: fusion.layer.__name__)
+def test_every_fusion_of_the_table(fusion):
+    """Module, functions and layer are the same function."""
+    for act in (fusion.module(), *fusion.functions):
+        model = Called(act).double()
+        expected = results(model)
+        mb.convert(model)
+        assert type(model.fc) is fusion.layer
+        assert_same(results(model), expected)
 
 
 def test_lone_linears_if_asked():
