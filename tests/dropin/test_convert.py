@@ -4,6 +4,11 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 import manual_backprop as mb
 from tests.dropin.models import assert_same, run
@@ -16,6 +21,14 @@ FLOAT64 = torch.float64
 @pytest.fixture(params=[False, True], ids=["pairs", "linears_too"])
 def linears(request):
     return request.param
+
+
+@pytest.fixture
+def process_group():
+    """Of this one process; the rows DDP and FSDP2 have more."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 def both(case):
@@ -102,3 +115,24 @@ def test_a_compiled_model(case):
     compiled(x)
     mb.convert(compiled)
     assert_same(run(compiled, x), run(theirs, x))
+
+
+@pytest.mark.parametrize("case", CONVERTIBLE)
+def test_a_model_inside_of_ddp(case, process_group):
+    """The wrapper goes on to see the parameters that it was made with."""
+    ours, theirs = both(case)
+    wrapped = DistributedDataParallel(ours)
+    optimizer = adam(wrapped)
+    assert {row.path.removeprefix("module."): row.after for row in mb.convert(wrapped).rows} == case.layers
+    assert_same(train(wrapped, optimizer, 3), train(theirs, adam(theirs), 3))
+
+
+@pytest.mark.parametrize("case", CONVERTIBLE)
+def test_a_sharded_model(case, process_group):
+    """fully_shard changes the class of the model, and puts the parameters into the Linears before each forward."""
+    ours, theirs = both(case)
+    fully_shard(ours, mesh=init_device_mesh("cpu", (1,)))
+    optimizer = adam(ours)
+    assert {row.path: row.after for row in mb.convert(ours).rows} == case.layers
+    trained = [x.full_tensor() if isinstance(x, DTensor) else x for x in train(ours, optimizer, 3)]
+    assert_same(trained, train(theirs, adam(theirs), 3))
