@@ -85,6 +85,12 @@ class OnlyWithoutMask(Net):
         return self.act(z) if mask is None else z * mask
 
 
+class OnlyWithMask(Net):
+    def forward(self, x, mask=None):
+        z = self.fc(x)
+        return z if mask is None else self.act(z)
+
+
 class WithFlag(Net):
     def forward(self, x, logits=False):
         z = self.fc(x)
@@ -136,6 +142,18 @@ class FromOutside(nn.Module):
 
     def forward(self, x):
         return self.fc(x) if x.sum() > 0 else self.body(x)
+
+
+class FromOutsideInAList(nn.Module):
+    """The same, with the layer in a container that has no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4)])
+        self.body = nn.Sequential(self.layers[0], nn.ReLU())
+
+    def forward(self, x):
+        return self.layers[0](x) if x.sum() > 0 else self.body(x)
 
 
 class Scaled(nn.Linear):
@@ -233,6 +251,7 @@ STAYING = params(
         "only_without_mask": staying_net(
             lambda: OnlyWithoutMask(nn.ReLU()), "its output goes to mul(), which is written into the forward"
         ),
+        "only_with_mask": staying_net(lambda: OnlyWithMask(nn.ReLU()), "its output is what OnlyWithMask returns"),
         "with_flag": staying_net(lambda: WithFlag(nn.ReLU()), "torch.fx cannot follow the forward of WithFlag: symb"),
         "activation_called_on_input": staying_net(
             lambda: CalledOnInput(nn.ReLU()), "its activation act is also called on something else"
@@ -247,6 +266,9 @@ STAYING = params(
         "without_grad": staying_net(lambda: WithoutGrad(nn.ReLU()), "its output goes to"),
         "from_plain_list": staying_net(FromPlainList, "its output goes to ReLU"),
         "called_from_outside": staying_net(FromOutside, "torch.fx cannot follow the forward of FromOutside"),
+        "called_from_outside_in_a_list": Staying(
+            FromOutsideInAList, "layers.0", "torch.fx cannot follow the forward of FromOutsideInAList"
+        ),
         "subclass": Staying(lambda: nn.Sequential(Scaled(4, 4), nn.ReLU()), "0", "Scaled is a subclass of Linear"),
         "lazy": Staying(lambda: nn.Sequential(nn.LazyLinear(4), nn.ReLU()), "0", "LazyLinear is a subclass of Linear"),
         "attention": Staying(
