@@ -204,7 +204,8 @@ def _why(node: Node, user: Node | None, uses: int, called: dict[Node, _Called], 
     if user.op == "output":
         return f"its output is what {caller} returns"
     if user in called:
-        return "" if _source(user, called) else f"its output goes to {user.target} with other arguments or without grad"
+        together = "with other arguments, or in another grad mode"
+        return "" if _source(user, called) else f"its output is passed on {together}, in the forward of {caller}"
     name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", str(user.target))
     return f"its output goes to {name}(), which is written into the forward of {caller}"
 

@@ -123,6 +123,11 @@ class WithoutGrad(Net):
             return self.act(z)
 
 
+class WithAnArgument(Net):
+    def forward(self, x):
+        return self.act(self.fc(x), inplace=True)
+
+
 class FromPlainList(Net):
     def __init__(self) -> None:
         super().__init__(nn.ReLU())
@@ -263,7 +268,10 @@ STAYING = params(
             lambda: TwoLinears(torch.relu), "its activation act is also called on something else"
         ),
         "two_activations": staying_net(Alternating, "its output goes to different activations: act and other"),
-        "without_grad": staying_net(lambda: WithoutGrad(nn.ReLU()), "its output goes to"),
+        "without_grad": staying_net(
+            lambda: WithoutGrad(nn.ReLU()), "its output is passed on with other arguments, or in"
+        ),
+        "with_an_argument": staying_net(lambda: WithAnArgument(F.relu), "its output is passed on with other arguments"),
         "from_plain_list": staying_net(FromPlainList, "its output goes to ReLU"),
         "called_from_outside": staying_net(FromOutside, "torch.fx cannot follow the forward of FromOutside"),
         "called_from_outside_in_a_list": Staying(
