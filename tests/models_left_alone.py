@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from tests.cases import params
-from tests.models_to_convert import Net, shared
+from tests.models_to_convert import Called, Net, shared
 
 
 class Residual(Net):
@@ -176,8 +176,18 @@ def nothing(*_: object) -> None:
     pass
 
 
-def forward_of_its_own(module: nn.Module) -> None:
+def forward_of_its_own(module: nn.Module) -> nn.Module:
     module.forward = module.forward
+    return module
+
+
+def bare_module() -> nn.Module:
+    """Its class has no forward, and what it has calls a layer of the Sequential in it."""
+    model = nn.Module()
+    model.fc = nn.Linear(4, 4)
+    model.body = nn.Sequential(model.fc, nn.ReLU())
+    model.forward = model.fc.forward
+    return model
 
 
 @dataclass(frozen=True)
@@ -292,6 +302,18 @@ STAYING = params(
         ),
         "forward_of_activation": Staying(
             lambda: pair_with(lambda _, act: forward_of_its_own(act)), "0", "its activation 1 has a forward of its own"
+        ),
+        "forward_of_sequential": Staying(
+            lambda: forward_of_its_own(pair_with(nothing)), "0", "this Sequential has a forward of its own"
+        ),
+        "forward_of_model": staying_net(
+            lambda: forward_of_its_own(Called(nn.ReLU())), "this Called has a forward of its own"
+        ),
+        "forward_of_bare_module": staying_net(bare_module, "this Module has a forward of its own"),
+        "forward_of_torch": Staying(
+            lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 6, [2]),
+            "head",
+            "the forward of AdaptiveLogSoftmaxWithLoss is torch's own",
         ),
         "compiled_linear": Staying(
             lambda: pair_with(lambda linear, _: linear.compile()), "0", "it has a forward of its own"

@@ -1,6 +1,7 @@
 """`convert` swaps what it may, leaves the rest with the reason, and `revert` undoes it exactly."""
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -145,6 +146,23 @@ def test_a_forward_that_draws_random_numbers():
     model, random = Noisy(torch.nn.Tanh()), torch.get_rng_state()
     assert len(mb.convert(model).swapped) == 1
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_forward_that_warns_is_followed_quietly():
+    class Warns(Net):
+        def forward(self, x):
+            warnings.warn("an old interface", stacklevel=1)
+            return self.act(self.fc(x))
+
+    assert len(mb.convert(Warns(torch.nn.Tanh())).swapped) == 1
+
+
+def test_a_forward_without_linears_is_not_looked_at():
+    class Other(torch.nn.Module):
+        def forward(self, x):
+            pytest.fail("it was run")
+
+    assert len(mb.convert(torch.nn.Sequential(Other(), pair())).swapped) == 1
 
 
 def test_lone_linears_with_hooks_keep_them():
