@@ -72,7 +72,7 @@ def sigmoid_prime(a: Tensor) -> Tensor:
 
 
 def sigmoid_prime_into(a: Tensor, out: Tensor) -> Tensor:
-    return torch.sub(1, a, out=out).mul_(a)
+    return torch.neg(a, out=out).add_(1).mul_(a)
 
 
 def tanh_prime(a: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.activations import identity, relu, sigmoid, tanh
-from manual_backprop.costs import quadratic, sigmoid_cross_entropy
+from manual_backprop.costs import Cost, quadratic, sigmoid_cross_entropy
 
 if TYPE_CHECKING:
     from manual_backprop.network import Network
@@ -42,7 +42,10 @@ def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int) -> bool:
         and dtype in FUNCTIONS
         and all(t.is_cpu and t.dtype == dtype and t.is_contiguous() for t in tensors)
         and all(f in ACTIVATIONS for f in network.activations)
-        and (network.cost is quadratic or network.cost_of_weighted_input() is sigmoid_cross_entropy)
+        and (
+            network.cost is quadratic
+            or network.cost.of_weighted_input_of(network.activations[-1]) is sigmoid_cross_entropy
+        )
         and _library() is not None
     )
 
@@ -87,8 +90,13 @@ def sgd(
         (ctypes.c_int64 * (layers + 1))(network.weights[0].shape[1], *map(len, network.biases)),
         (ctypes.c_int64 * layers)(*(ACTIVATIONS[f] for f in network.activations)),
         (ctypes.c_void_p * len(parameters))(*parameters),
-        ctypes.c_int64(network.cost is not quadratic),
+        ctypes.c_int64(_cost(network) is sigmoid_cross_entropy),
     )
+
+
+def _cost(network: "Network") -> Cost:
+    """In its short form, where there is one: the cross-entropy of sigmoid outputs as a function of z."""
+    return network.cost.of_weighted_input_of(network.activations[-1]) or network.cost
 
 
 @functools.cache

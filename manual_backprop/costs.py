@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from manual_backprop.activations import ACTIVATIONS, Activation
+
 Reduction = Literal["none", "mean", "sum"]
 
 REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -40,6 +42,12 @@ class Cost:
     target_derivative: Callable[[Tensor, Tensor], Tensor]
     of_weighted_input: Mapping[str, "Cost"] = field(default_factory=dict)
     derivative_into: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    def of_weighted_input_of(self, activation: Activation) -> "Cost | None":
+        """The cost as a function of z, if there is one for outputs of this activation."""
+        # By more than its name: an activation of one's own may be called "sigmoid" too.
+        ready = ACTIVATIONS.get(activation.name) == activation
+        return self.of_weighted_input.get(activation.name) if ready else None
 
     def gradient(self, a: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """∂C/∂a, in ``out`` where there is such a form."""

@@ -1,5 +1,6 @@
 """The Functions as functions, with the signatures of `torch.nn.functional`. Nothing else applies a Function."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from manual_backprop import functions
 from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
-from manual_backprop.costs import Cost, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
+from manual_backprop.costs import Cost, cost_named, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
 
 
 def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | Activation) -> Tensor:
@@ -147,6 +148,55 @@ def sigmoid_cross_entropy_cost(
     Source: chapter 3, equations (66) to (68).
     """
     return _cost(input, target, sigmoid_cross_entropy, reduction, weight, pos_weight)
+
+
+def network_cost(
+    input: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str | Activation],
+    cost: str | Cost = "quadratic",
+    reduction: str = "mean",
+) -> Tensor:
+    """The cost of a network, with BP1 to BP4 of all layers in one loop as its backward pass: one autograd node.
+
+    The same as the layers and the cost one by one, and less work for autograd. Those do it where the node cannot: under
+    `torch.compile`, transforms, forward mode and autocast, for a gradient of the target, and for a second derivative.
+
+    Args:
+        input: x, ``(*, i)``.
+        target: y, ``(*, o)``.
+        weights, biases: the w^l ``(o, i)`` and b^l ``(o,)`` or None, of one dtype.
+        activations: one a layer; sigmoid outputs under the cross-entropy take its short form in z, δ^L = a − y.
+        cost: "quadratic", "cross_entropy", or a `Cost`.
+        reduction: "mean" or "sum" over the samples.
+
+    Returns:
+        C, ``()``.
+
+    Raises:
+        ValueError: another reduction, an unknown activation or cost, or a target of another shape than the outputs.
+        RuntimeError: shapes or dtypes that do not fit.
+
+    Source: chapter 2, "The backpropagation algorithm".
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected 'mean' or 'sum', found {reduction!r}")
+    cost, fs = cost_named(cost), [activation_named(f) for f in activations]
+    if short := cost.of_weighted_input_of(fs[-1]):
+        cost, fs[-1] = short, identity
+    if target.shape != (*input.shape[:-1], len(weights[-1])):
+        expected, found = (*input.shape[:-1], len(weights[-1])), tuple(target.shape)
+        raise ValueError(f"target: expected the shape {expected} of the outputs, found {found}")
+    if functions.plain_call() and not autocast_is_on(input.device) and not target.requires_grad:
+        parameters = [p for layer in zip(weights, biases, strict=True) for p in layer]
+        target = target.to(input.dtype)
+        return functions.NetworkCostFunction.apply(input, target, tuple(fs), cost, reduction, *parameters)
+    a = input
+    for w, b, f in zip(weights, biases, fs, strict=True):
+        a = linear_activation(a, w, b, f)
+    return _cost(a, target, cost, reduction, None)
 
 
 def _cost(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop import compiled, kernels
-from manual_backprop.activations import ACTIVATIONS, Activation, activation_named, identity
+from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
 
@@ -118,7 +118,7 @@ class Network:
 
     def _inputs_and_errors(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Steps 1 to 4 for rows of samples: the a^{l-1} that come into the layers, and N times the δ^l of the mean."""
-        buffers, short = self._buffers_for(x), self.cost_of_weighted_input()
+        buffers, short = self._buffers_for(x), self.cost.of_weighted_input_of(self.activations[-1])
 
         # 1. Input: a^1 = x.
         inputs, sigma_primes, a = [], [], x
@@ -167,7 +167,7 @@ class Network:
         """`feedforward` and `mean_cost` in one."""
         self._expect_outputs(y, x.shape[:-1])
         z, a = self._outputs(x)
-        short = self.cost_of_weighted_input()
+        short = self.cost.of_weighted_input_of(self.activations[-1])
         return a, (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
 
     @torch.inference_mode()
@@ -259,12 +259,6 @@ class Network:
             expected, found = tuple(x.shape[:-1]), tuple(labels.shape)
             raise ValueError(f"labels: expected the shape {expected}, found {found}")
         return int((self.feedforward(x).argmax(-1) == labels).sum())
-
-    def cost_of_weighted_input(self) -> Cost | None:
-        """The cost as a function of z^L, where δ^L is short for it."""
-        last = self.activations[-1]
-        # By more than its name: an activation of one's own may be called "sigmoid" too.
-        return self.cost.of_weighted_input.get(last.name) if last == ACTIVATIONS.get(last.name) else None
 
     def _expect_outputs(self, y: Tensor, samples: Sequence[int]) -> None:
         outputs = (*samples, len(self.biases[-1]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manual_backprop import functional
 from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
+from manual_backprop.costs import Cost, cost_named
 
 
 class LinearActivation(torch.nn.Linear):
@@ -202,6 +203,34 @@ class MLP(torch.nn.Sequential):
                 for (i, o), f in zip(pairwise(sizes), activations, strict=True)
             )
         )
+
+
+class NetworkCost(torch.nn.Module):
+    """An `MLP` and its cost as one autograd node; see `functional.network_cost`.
+
+    Args:
+        network: an `MLP`; its own ``forward`` (and hooks on its layers) are not called.
+        cost, reduction: as in `functional.network_cost`.
+
+    Shape: input ``(*, sizes[0])``, target ``(*, sizes[-1])``, the cost ``()``.
+
+    Example:
+        >>> cost = NetworkCost(MLP([784, 30, 10]))
+        >>> cost(torch.zeros(5, 784), torch.zeros(5, 10)).backward()
+    """
+
+    def __init__(self, network: MLP, cost: str | Cost = "quadratic", reduction: str = "mean") -> None:
+        super().__init__()
+        self.network, self.cost, self.reduction = network, cost_named(cost), reduction
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        layers = [layer for layer in self.network if isinstance(layer, LinearActivation)]
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        activations = [layer.activation for layer in layers]
+        return functional.network_cost(input, target, weights, biases, activations, self.cost, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"cost={self.cost}, reduction={self.reduction!r}"
 
 
 class _CostModule(torch.nn.Module):

@@ -31,6 +31,8 @@ def wrong_backward() -> Iterator[None]:
             for function in (forms.full, forms.plain):
                 patch.setattr(function, "backward", staticmethod(_wrong(function.backward)))
             patch.setattr(forms.full, "jvp", staticmethod(_wrong(forms.full.jvp)))
+        network = functions.NetworkCostFunction
+        patch.setattr(network, "backward", staticmethod(_wrong(network.backward)))
         torch._dynamo.reset()  # What was compiled before is right.
         yield
     torch._dynamo.reset()

@@ -1,0 +1,160 @@
+"""oneDNN where it can run, ATen everywhere else, and the same results."""
+
+import warnings
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from manual_backprop import functional, kernels
+from manual_backprop.activations import identity, relu, sigmoid, tanh
+from tests.cases import assert_within_budget, params, softplus
+
+pytestmark = pytest.mark.skipif(not kernels._operation_is_there(), reason="this torch has no oneDNN operation")
+SHAPES = params({"odd": (7, 5, 3), "one_sample": (1, 64, 32), "wide": (33, 130, 70), "large": (128, 512, 256)})
+DTYPES = params({"float32": torch.float32, "bfloat16": torch.bfloat16})
+ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplus)})
+
+
+@pytest.fixture(params=["aten", "onednn"])
+def kernel(request):
+    kernels.use(request.param)
+    yield request.param
+    kernels.use("auto")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The products that oneDNN takes."""
+    taken, right = [], kernels._onednn
+    monkeypatch.setattr(kernels, "_onednn", lambda *arguments: taken.append(arguments) or right(*arguments))
+    kernels.use("onednn")
+    yield taken
+    kernels.use("auto")
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_agree_with_float64(shape, dtype, activation, bias, kernel):
+    """Values and gradients of a layer, within a budget of the rounding that torch's own layer has."""
+    samples, inputs, outputs = shape
+    x, w = torch.randn(samples, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype) / inputs**0.5
+    b = torch.randn(outputs, dtype=dtype) if bias else None
+    grad_output = torch.randn(samples, outputs, dtype=dtype)
+
+    def run(function, dtype):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (x, w, b) if t is not None]
+        a = function(*leaves) if bias else function(*leaves, None)
+        return [a, *torch.autograd.grad(a, leaves, grad_output.to(dtype))]
+
+    def by_torch(x, w, b):
+        return activation.function(torch.nn.functional.linear(x, w, b))
+
+    ours = run(lambda x, w, b: functional.linear_activation(x, w, b, activation), dtype)
+    for actual, eager, exact in zip(ours, run(by_torch, dtype), run(by_torch, torch.float64), strict=True):
+        assert_within_budget(actual, eager, exact)
+
+
+LAYOUTS = params(
+    {
+        "contiguous": lambda x: x,
+        "transposed": lambda x: x.mT.contiguous().mT,
+        "columns_of_a_wider_one": lambda x: torch.cat([x, x], -1)[:, : x.shape[1]],
+        "every_other_row": lambda x: x.repeat_interleave(2, 0)[::2],
+        "expanded": lambda x: x[:1].expand_as(x),
+        "negative_bit": lambda x: torch._neg_view(-x),
+    }
+)
+
+
+@pytest.mark.parametrize("of_a", LAYOUTS)
+@pytest.mark.parametrize("of_b", LAYOUTS)
+def test_layouts(of_a, of_b, kernel):
+    a, b = of_a(torch.randn(9, 12)), of_b(torch.randn(12, 5))
+    with torch.no_grad():
+        torch.testing.assert_close(kernels.matmul(a, b), (a.double() @ b.double()).float())
+        c = torch.randn(9, 5)
+        expected = 0.5 * c.double() - 2 * a.double() @ b.double()
+        torch.testing.assert_close(kernels.addmm_(c, a, b, beta=0.5, alpha=-2), expected.float())
+
+
+def test_plain_tensors_take_onednn(calls):
+    functional.linear_sigmoid(*(torch.randn(s, requires_grad=True) for s in ((8, 4), (3, 4), (3,)))).sum().backward()
+    assert len(calls) == 3  # z and a in one, ∂C/∂input, ∂C/∂weight
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "mkldnn" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def double_backward():
+    x = torch.randn(8, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(functional.linear_sigmoid(x, torch.randn(3, 4)).sum(), x, create_graph=True)
+    slope.sum().backward()
+
+
+def under_a_dispatch_mode():
+    with Watching(), torch.no_grad():
+        functional.linear_sigmoid(torch.randn(8, 4), torch.randn(3, 4))
+
+
+OTHERS = {
+    "float64": lambda: functional.linear(torch.randn(8, 4).double(), torch.randn(3, 4).double()),
+    "empty": lambda: functional.linear(torch.randn(0, 4), torch.randn(3, 4)),
+    "vmap": lambda: torch.func.vmap(lambda x: functional.linear(x, torch.randn(3, 4)))(torch.randn(8, 4)),
+    "jvp": lambda: torch.func.jvp(lambda x: functional.linear(x, torch.randn(3, 4)), *[(torch.randn(8, 4),)] * 2),
+    "meta": lambda: functional.linear(torch.randn(8, 4, device="meta"), torch.randn(3, 4, device="meta")),
+    "dispatch_mode": under_a_dispatch_mode,
+    "compile": lambda: torch.compile(functional.linear, backend="aot_eager")(torch.randn(8, 4), torch.randn(3, 4)),
+}
+
+
+@pytest.mark.parametrize("function", OTHERS.values(), ids=OTHERS)
+def test_everything_else_is_atens(function, calls):
+    function()
+    assert not calls
+
+
+def test_a_second_derivative_is_atens(calls):
+    """Its first forward records nothing and is oneDNN's; the backward that is recorded is not."""
+    double_backward()
+    assert len(calls) == 1
+
+
+def test_the_rule_goes_by_size(monkeypatch):
+    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    taken = []
+    monkeypatch.setattr(kernels, "_onednn", lambda x, w, b, f: taken.append(f) or x @ w.mT)
+    kernels.use("auto")
+    side = int(kernels.SMALLEST ** (1 / 3))
+    for size, expected in ((side - 1, []), (side + 1, ["none"])):
+        kernels.matmul(torch.randn(size, size), torch.randn(size, size))
+        assert taken == expected
+
+
+def test_other_processors_keep_aten(monkeypatch):
+    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: False)
+    kernels.use("auto")
+    assert kernels.chosen() == "aten"
+
+
+def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
+    monkeypatch.setattr(kernels, "_operation_is_there", lambda: False)
+    with pytest.warns(UserWarning, match="ATen multiplies instead") as warned:
+        kernels.use("onednn")
+    assert len(warned) == 1
+    assert kernels.chosen() == "aten"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        kernels.matmul(torch.randn(3, 3), torch.randn(3, 3))
+    monkeypatch.undo()
+    kernels.use("auto")
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match="kernel: expected one of auto, aten, onednn, found 'mkl'"):
+        kernels.use("mkl")
