@@ -72,9 +72,7 @@ def sgd(
     ]
     order = order.to(torch.int64).contiguous()
     if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(x):
-        raise IndexError(
-            f"order: expected indices of the {len(x)} samples, found {int(order.min())} to {int(order.max())}"
-        )
+        raise IndexError(f"order: expected indices of {len(x)} samples, found {int(order.min())} to {int(order.max())}")
     library = _library()
     assert library is not None
     getattr(library, FUNCTIONS[x.dtype])(

@@ -96,7 +96,7 @@ def _onednn_can(*tensors: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
-        and not torch.is_autocast_cpu_enabled()
+        and not torch.is_autocast_enabled("cpu")
     )
 
 

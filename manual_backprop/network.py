@@ -128,12 +128,15 @@ class Network:
             self.weights, self.biases, self.activations, buffers.z, buffers.sigma_primes, strict=True
         ):
             inputs.append(a)
-            if f.needs == "z" or (short and w is self.weights[-1]):
+            if short and w is self.weights[-1]:
+                z = kernels.linear(a, w, b, identity, z_out)  # δ^L is computed from z^L alone
+            elif f.needs == "z":
                 z = kernels.linear(a, w, b, identity, z_out)
                 a = f.function(z)
+                sigma_primes.append(f.prime(z, out))
             else:
-                z = a = kernels.linear(a, w, b, f, z_out)
-            sigma_primes.append(f.prime(z if f.needs == "z" else a, out))
+                a = kernels.linear(a, w, b, f, z_out)
+                sigma_primes.append(f.prime(a, out))
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
         out = buffers.deltas[-1]
@@ -144,7 +147,7 @@ class Network:
 
         # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
         for w_next, sigma_prime, out in zip(
-            self.weights[:0:-1], sigma_primes[-2::-1], buffers.deltas[-2::-1], strict=True
+            self.weights[:0:-1], sigma_primes[len(self.weights) - 2 :: -1], buffers.deltas[-2::-1], strict=True
         ):
             deltas.insert(0, hidden_error(w_next, deltas[0], sigma_prime, out))
         return inputs, deltas

@@ -118,10 +118,9 @@ def test_without_a_compiler_it_warns_once_and_runs(monkeypatch, tmp_path):
     compiled._library.cache_clear()
     eager, fast, x, y = twins([3, 2])
     order = torch.arange(25)
-    with pytest.warns(UserWarning, match="could not be built") as warned:
-        for _ in range(2):
-            fast.sgd(x, y, 10, 0.1, order)
-    assert len(warned) == 1
+    with pytest.warns(UserWarning, match="could not be built"):
+        fast.sgd(x, y, 10, 0.1, order)
+    fast.sgd(x, y, 10, 0.1, order)  # a second warning would be an error
     compiled._library.cache_clear()
     for _ in range(2):
         eager.sgd(x, y, 10, 0.1, order)
