@@ -146,10 +146,9 @@ class Network:
             deltas = [output_error(self.cost.gradient(a, y, out), sigma_primes[-1], out)]
 
         # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
-        for w_next, sigma_prime, out in zip(
-            self.weights[:0:-1], sigma_primes[len(self.weights) - 2 :: -1], buffers.deltas[-2::-1], strict=True
-        ):
-            deltas.insert(0, hidden_error(w_next, deltas[0], sigma_prime, out))
+        for layer in reversed(range(len(self.weights) - 1)):
+            w_next, out = self.weights[layer + 1], buffers.deltas[layer]
+            deltas.insert(0, hidden_error(w_next, deltas[0], sigma_primes[layer], out))
         return inputs, deltas
 
     def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
