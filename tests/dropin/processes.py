@@ -36,7 +36,7 @@ def in_processes(work: Callable, *arguments: Any) -> list[Any]:
     with TemporaryDirectory() as folder:
         # With the environment of now: the canary is in it.
         task = (os.environ.copy(), Path(folder) / "store", work, arguments)
-        running = [_processes().submit(_take_part, rank, *task) for rank in range(SIZE)]
+        running = [process.submit(_take_part, rank, *task) for rank, process in enumerate(_processes())]
         wait(running)  # Where one fails, the other has to be free for the next task.
         try:
             return [torch.load(io.BytesIO(process.result())) for process in running]
@@ -52,12 +52,14 @@ def mine(x: Tensor) -> Tensor:
 
 def as_plain_tensors(values: Any) -> Any:
     """Every tensor detached, and whole where its parts are on several processes."""
-    return tree_map_only(Tensor, lambda x: (x.full_tensor() if isinstance(x, DTensor) else x).detach(), values)
+    return tree_map_only(Tensor, lambda x: (x.full_tensor() if isinstance(x, DTensor) else x).detach().clone(), values)
 
 
 @functools.cache
-def _processes() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(SIZE, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+def _processes() -> list[ProcessPoolExecutor]:
+    # One each: a process keeps its rank, since what DTensor remembers of a mesh depends on it.
+    spawn = multiprocessing.get_context("spawn")
+    return [ProcessPoolExecutor(1, spawn, torch.set_num_threads, (1,)) for _ in range(SIZE)]
 
 
 def _take_part(rank: int, environment: dict[str, str], store: Path, work: Callable, arguments: tuple) -> bytes:
