@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -17,7 +18,9 @@ STEPS = 3
 
 
 def sharded(model, **options):
-    """Each layer, and the model around them."""
+    """Each layer, and the model around them; the model itself in the parent."""
+    if not dist.is_initialized():
+        return model
     mesh = init_device_mesh("cpu", (SIZE,))
     for module in (*(m for m in model if isinstance(m, torch.nn.Linear)), model):
         fully_shard(module, mesh=mesh, **options)
@@ -88,7 +91,8 @@ def test_mixed_precision(policy):
 
 def save(model, optimizer, folder):
     model_state, optimizer_state = get_state_dict(model, optimizer)
-    checkpoint.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
+    state = {"model": model_state, "optimizer": optimizer_state}
+    checkpoint.save(state, checkpoint_id=folder)
 
 
 def load(model, optimizer, folder):
@@ -111,10 +115,32 @@ def load_and_train(folders):
     for model in models:
         torch.nn.init.zeros_(model[0].weight)  # What it was made with is not what it goes on with.
     optimizers = [load(model, adam(model), folder) for model, folder in zip(models, folders, strict=True)]
-    return [train(model, optimizer, range(STEPS, 2 * STEPS)) for model, optimizer in zip(models, optimizers, strict=True)]
+    return [
+        train(model, optimizer, range(STEPS, 2 * STEPS)) for model, optimizer in zip(models, optimizers, strict=True)
+    ]
 
 
 def alone_after(steps):
     torch.manual_seed(0)
     model = pair()[1]
     return train(model, adam(model), range(steps))
+
+
+# It is what is meant.
+alone_on_purpose = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+
+
+@alone_on_purpose
+def test_saved_by_two_and_loaded_by_one(tmp_path):
+    folders = [tmp_path / "ours", tmp_path / "theirs"]
+    in_processes(train_and_save, folders)
+    ours, theirs = load_and_train(folders)
+    assert_same(ours, theirs)
+    assert_same(ours, alone_after(2 * STEPS))
+
+
+@alone_on_purpose
+def test_saved_by_one_and_loaded_by_two(tmp_path):
+    folders = [tmp_path / "ours", tmp_path / "theirs"]
+    train_and_save(folders)
+    assert_as_alone(in_processes(load_and_train, folders), alone_after(2 * STEPS))
