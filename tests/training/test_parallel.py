@@ -18,12 +18,16 @@ def torchrun(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backprop", ["layers", "autograd"])
-def test_two_processes_train_as_one(data_root, tmp_path, backprop):
+@pytest.mark.parametrize(
+    ("backprop", "parallel"),
+    [("layers", "ddp"), ("autograd", "ddp"), ("layers", "fsdp"), ("layers", "tensor"), ("autograd", "tensor")],
+    ids=lambda option: option,
+)
+def test_two_processes_train_as_one(data_root, tmp_path, backprop, parallel):
     # 999: the halves of a batch differ, and the last batch is a smaller one.
     arguments = ["--data-root", str(data_root), "--runs", str(tmp_path), "--backprop", backprop, "--dtype", "float64"]
     arguments += ["--epochs", "1", "--batch-size", "999", "--momentum", "0.5", "--check-every", "20"]
-    done = torchrun(*arguments, "--name", "two")
+    done = torchrun(*arguments, "--parallel", parallel, "--name", "two")
     assert done.returncode == 0, done.stderr
     assert main([*arguments, "--name", "one"]) == 0
     two, one = (torch.load(tmp_path / name / "checkpoint.pt") for name in ("two", "one"))
