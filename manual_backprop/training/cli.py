@@ -13,7 +13,7 @@ from manual_backprop import commandline
 from manual_backprop.training import agreement, checkpoint, data, parallel
 from manual_backprop.training.agreement import TrainingStopped
 from manual_backprop.training.checkpoint import Checkpoint
-from manual_backprop.training.config import RECIPES, Config, InputError, check
+from manual_backprop.training.config import AUTO, RECIPES, Config, InputError, check
 from manual_backprop.training.monitor import Monitor
 from manual_backprop.training.progress import Progress, show_summary
 from manual_backprop.training.trainer import Trainer
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Checkpoint | None]:
     first: _First = commandline.parse(_First, _First(), arguments, partly=True)
     if first.recipe not in RECIPES:
         raise InputError(f"--recipe: expected one of {', '.join(RECIPES)}, found {first.recipe}")
-    saved = checkpoint.load(first.resume) if first.resume else None
+    saved = checkpoint.load(first.resume) if first.resume not in (None, AUTO) else None
     default = dataclasses.replace(saved.config, name="") if saved else RECIPES[first.recipe].config
     config: Config = commandline.parse(Config, default, arguments, EXIT_STATUS)
     check(config)
@@ -70,6 +70,8 @@ def run(config: Config, saved: Checkpoint | None, workers: parallel.Workers, con
     """Train; the exit status."""
     if workers.size > 1 and config.backprop == "network":
         raise InputError(f"--backprop: expected layers or autograd for {workers.size} processes, found network")
+    if workers.restarts and not config.resume:
+        raise InputError(f"--resume: expected auto with --max-restarts {workers.restarts}, found nothing to go on from")
     if config.threads:
         torch.set_num_threads(config.threads)
     device = config.torch_device
@@ -82,6 +84,8 @@ def run(config: Config, saved: Checkpoint | None, workers: parallel.Workers, con
             raise InputError(f"--batch-size: expected at most {len(mnist.train)} images, found {config.batch_size}")
         console.print(source, highlight=False, soft_wrap=True)
         folder = run_folder(config, make=workers.first)
+        if config.resume == AUTO:
+            saved = workers.from_first(last_checkpoint(folder, config) if workers.first else None)
         return _train(config, saved, mnist, device, workers, folder, console)
 
 
@@ -122,9 +126,23 @@ def run_folder(config: Config, make: bool) -> Path:
     Raises:
         InputError: there is one of that name, or it cannot be made.
     """
+    auto = config.resume == AUTO
     if config.resume and not config.name:
         return config.resume if config.resume.is_dir() else config.resume.parent
     folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{commandline.now()}")
-    if make:
+    if make and not (auto and folder.is_dir()):
         commandline.make_folder(folder)
     return folder
+
+
+def last_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
+    """The one that a run left in its folder before it was restarted, if it came that far.
+
+    Raises:
+        InputError: it is none, or of another architecture.
+    """
+    if not (folder / checkpoint.FILE_NAME).exists():
+        return None
+    saved = checkpoint.load(folder)
+    checkpoint.require_same_architecture(saved, config)
+    return saved

@@ -10,6 +10,9 @@ import torch
 from manual_backprop import commandline
 from manual_backprop.commandline import InputError as InputError
 
+AUTO = Path("auto")
+"""The value of ``--resume`` that looks for a checkpoint; a folder of that name is ./auto."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -19,6 +22,9 @@ class Config:
     """A named configuration, which every other option overrides: chapter1, chapter1-100, chapter3, best."""
     backprop: Literal["network", "layers", "autograd"] = "network"
     """network: the algorithm with no autograd; layers: the drop-in layers under autograd; autograd: plain torch.nn."""
+    parallel: Literal["ddp", "fsdp", "tensor"] = "ddp"
+    """What the processes of torchrun divide: ddp: the images of a mini-batch; fsdp: these, and the parameters
+    too; tensor: the neurons. One process has nothing to divide."""
     sizes: tuple[int, ...] = (784, 30, 10)
     """Neurons a layer, from 784 pixels to 10 digits."""
     activation: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"
@@ -64,7 +70,8 @@ class Config:
     name: str = ""
     """Folder of this run; recipe, backprop, seed and time where it is empty. Never an existing one."""
     resume: Path | None = None
-    """Go on from a checkpoint (the file, or the folder of its run), with its options and in its folder."""
+    """Go on from a checkpoint (the file, or the folder of its run), with its options and in its folder. auto: from that
+    of --name where there is one, else from the start; what torchrun --max-restarts needs."""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -149,6 +156,7 @@ RULES: list[commandline.Rule] = [
     ("target_accuracy", "from 0 to 100 percent", lambda c: 0 <= c.target_accuracy <= 100),
     ("output", "sigmoid, where the cost is cross_entropy", lambda c: c.cost == "quadratic" or c.output == "sigmoid"),
     ("name", "the name of one folder", lambda c: commandline.is_folder_name(c.name)),
+    ("resume", "--name too where it is auto, for the folder to look in", lambda c: c.resume != AUTO or c.name),
     ("device", "auto, cpu, cuda or cuda:N", lambda c: c.device in ("auto", "cpu") or _is_cuda(c.device)),
     ("device", "a CUDA device that torch sees", lambda c: not _is_cuda(c.device) or _cuda_exists(c.device)),
 ]

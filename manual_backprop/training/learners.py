@@ -1,7 +1,7 @@
 """The three ways to the same gradient: the algorithm itself, the drop-in layers under autograd, plain torch.nn.
 
 A learner steps; everything else (evaluation, inspection, checkpoints) reads `Learner.network`, whose weights and biases
-are the very tensors that the learner trains.
+are the very tensors that the learner trains, or, where those are divided among processes, copies of the whole.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from manual_backprop import nn
 from manual_backprop.network import Network
 from manual_backprop.training.config import Config
-from manual_backprop.training.parallel import Workers
+from manual_backprop.training.parallel import Workers, divided, like, linear_layers, whole
 
 State = dict[str, list[Tensor]]
 
@@ -34,6 +33,12 @@ class Learner(Protocol):
 
     def set_velocities(self, velocities: list[Tensor]) -> None:
         """The inverse of `velocities`."""
+
+    def gather(self) -> None:
+        """Bring `network` up to date with what is trained: all processes do, or none."""
+
+    def scatter(self) -> None:
+        """The inverse of `gather`."""
 
 
 def initial_network(config: Config, device: torch.device) -> Network:
@@ -85,9 +90,15 @@ class NetworkLearner:
     def set_velocities(self, velocities: list[Tensor]) -> None:
         self.network.velocities = velocities
 
+    def gather(self) -> None:
+        pass  # The network is what is trained.
+
+    def scatter(self) -> None:
+        pass
+
 
 class ModuleLearner:
-    """A torch model under autograd and `torch.optim.SGD`; under DistributedDataParallel where there are processes."""
+    """A torch model under autograd and `torch.optim.SGD`; under torch's own engine where there are many processes."""
 
     def __init__(
         self,
@@ -101,25 +112,25 @@ class ModuleLearner:
     ) -> None:
         self.network, self.model, self.cost, self.workers = network, model, cost, workers
         self.hand_written = hand_written
-        layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-        with torch.no_grad():
-            for layer, w, b in zip(layers, network.weights, network.biases, strict=True):
-                layer.weight.copy_(w)
-                layer.bias.copy_(b)
-        weights: list[Tensor] = [layer.weight for layer in layers]
-        biases: list[Tensor] = [layer.bias for layer in layers]
+        weights, biases = _weights_and_biases(model)
         self.parameters = weights + biases
+        with torch.no_grad():
+            for parameter, initial in zip(self.parameters, network.weights + network.biases, strict=True):
+                parameter.copy_(initial)
         network.weights, network.biases = [w.detach() for w in weights], [b.detach() for b in biases]
+        self.parallel = divided(model, config.parallel, workers, weights[0].device)
+        weights, biases = _weights_and_biases(self.parallel)
+        self.trained = weights + biases
         groups: list[dict] = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
         self.optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-        self.parallel = DistributedDataParallel(model) if workers.size > 1 else model
+        # The mean over processes of what is a sum over samples divided by their number; "tensor" divides no samples.
+        self.shares = 1 if config.parallel == "tensor" else workers.size
 
     def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
-        # DistributedDataParallel takes the mean over processes of what is a sum over samples divided by their number.
-        (self.cost(self.parallel(x), y) * (self.workers.size / samples)).backward()
+        (self.cost(self.parallel(x), y) * (self.shares / samples)).backward()
         self.optimizer.step()
 
     def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
@@ -128,13 +139,32 @@ class ModuleLearner:
         return list(torch.autograd.grad(self.cost(self.model(x), y) / len(x), self.parameters))
 
     def velocities(self) -> list[Tensor]:
-        state = self.optimizer.state
-        return [state[p]["momentum_buffer"] for p in self.parameters if state[p].get("momentum_buffer") is not None]
+        buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.trained)
+        return [whole(buffer) for buffer in buffers if buffer is not None]
 
     def set_velocities(self, velocities: list[Tensor]) -> None:
         self.optimizer.state.clear()
-        for parameter, velocity in zip(self.parameters, velocities, strict=False):
-            self.optimizer.state[parameter] = {"momentum_buffer": velocity}
+        for parameter, velocity in zip(self.trained, velocities, strict=False):
+            self.optimizer.state[parameter] = {"momentum_buffer": like(velocity, parameter)}
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        for parameter, part in self._divided():
+            parameter.copy_(whole(part))
+
+    @torch.no_grad()
+    def scatter(self) -> None:
+        for parameter, part in self._divided():
+            part.copy_(like(parameter, part))
+
+    def _divided(self) -> list[tuple[Tensor, Tensor]]:
+        pairs = zip(self.parameters, self.trained, strict=True)
+        return [(parameter, part) for parameter, part in pairs if parameter is not part]
+
+
+def _weights_and_biases(model: torch.nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    layers = linear_layers(model).values()
+    return [layer.weight for layer in layers], [layer.bias for layer in layers]
 
 
 def _layers(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
@@ -211,4 +241,5 @@ def load_state(learner: Learner, state: State) -> None:
     network = learner.network
     for mine, theirs in zip(network.weights + network.biases, state["weights"] + state["biases"], strict=True):
         mine.copy_(theirs)
+    learner.scatter()
     learner.set_velocities([v.to(mine.device, copy=True) for v in state["velocities"]])

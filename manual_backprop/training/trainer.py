@@ -95,8 +95,8 @@ class Trainer:
         return score(self.network, self.data.test, self.workers)
 
     def save(self) -> None:
+        state = clone_state(self.learner)  # by all processes, which may have a part of it each
         if self.folder and self.workers.first:
-            state = clone_state(self.learner)
             content = (self.config, self.epoch, self.step, state, self.history, self.worst_disagreement)
             checkpoint.save(Checkpoint(*content), self.folder)
 
@@ -132,6 +132,7 @@ class Trainer:
             self._train_step(pixels, batch)
             if self.interrupted and self.workers.size == 1:
                 break
+        self.learner.gather()
         self._agree_on_interruption()
         self.last_cost = self._cost(pixels, batches[-1])
         if not (_finite(self.last_cost) and self._parameters_finite()):
@@ -142,9 +143,11 @@ class Trainer:
             self.monitor.batch(self.total_steps, self.last_cost)
 
     def _train_step(self, pixels: Tensor, batch: Tensor) -> None:
-        mine = batch[self.workers.rank :: self.workers.size]
+        # Tensor parallel divides the neurons, and not the images.
+        mine = batch if self.config.parallel == "tensor" else batch[self.workers.rank :: self.workers.size]
         x, y = pixels.index_select(0, mine), self.data.train.y.index_select(0, mine)
         if self.config.check_every and self.total_steps % self.config.check_every == 0:
+            self.learner.gather()
             self._check(x, y)
         self.learner.step(x, y, len(batch), self.learning_rate())
         self.step += 1
@@ -169,6 +172,7 @@ class Trainer:
         """Take the steps since the last look again, one by one, up to the one that spoils the cost."""
         for batch in batches:
             self._train_step(pixels, batch)
+            self.learner.gather()
             cost = self._cost(pixels, batch)
             if not (_finite(cost) and self._parameters_finite()):
                 layer = first_layer_not_finite(self.network, pixels[batch])

@@ -9,6 +9,8 @@ REFUSED = {
     "unknown option": (["--colour", "red"], "--colour"),
     "unknown recipe": (["--recipe", "chapter9"], "--recipe: expected one of chapter1, chapter1-100, chapter3, best"),
     "unknown choice": (["--backprop", "magic"], "--backprop"),
+    "unknown engine": (["--parallel", "magic"], "--parallel"),
+    "auto without a folder": (["--resume", "auto"], "--resume: expected --name too where it is auto"),
     "sizes from 100": (["--sizes", "100", "10"], "--sizes: expected sizes that start with 784"),
     "sizes to 11": (["--sizes", "784", "11"], "--sizes: expected sizes that start with 784 and end with 10"),
     "sizes of one layer": (["--sizes", "784"], "--sizes"),

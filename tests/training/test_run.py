@@ -85,6 +85,19 @@ def test_resume_into_a_new_folder_leaves_the_old(run, two_epochs, tmp_path):
     assert (tmp_path / "longer" / CHECKPOINT).exists()
 
 
+def test_resume_auto_starts_where_there_is_nothing_and_goes_on_where_there_is(run, two_epochs, tmp_path):
+    for epochs, rows in (("1", 1), ("2", 2), ("2", 2)):
+        assert run("--resume", "auto", "--name", "again", "--check-every", "10", "--epochs", epochs) == 0
+        assert len(read_metrics(tmp_path / "again")) == rows
+    again, whole = (torch.load(folder / CHECKPOINT)["state"] for folder in (tmp_path / "again", two_epochs))
+    assert all(torch.equal(a, b) for a, b in zip(again["weights"], whole["weights"], strict=True))
+
+
+def test_resume_auto_refuses_another_architecture(run, two_epochs, capsys):
+    assert run("--resume", "auto", "--name", "mine", "--sizes", "784", "20", "10") == 2
+    assert "--sizes: the checkpoint has (784, 30, 10), found (784, 20, 10)" in capsys.readouterr().err
+
+
 UNFIT = {
     "sizes": (["--sizes", "784", "20", "10"], "--sizes: the checkpoint has (784, 30, 10), found (784, 20, 10)"),
     "dtype": (["--dtype", "float64"], "--dtype: the checkpoint has float32, found float64"),
