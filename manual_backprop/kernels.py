@@ -64,7 +64,8 @@ def linear(
         a = _onednn(input, weight, bias, fused or "none")
         return a if fused else activation.over(a)
     if out is None or bias is None:
-        return activation.over(torch.nn.functional.linear(input, weight, bias))
+        z = torch.nn.functional.linear(input, weight, bias)
+        return activation.over(z) if type(z) is Tensor else activation.function(z)  # a subclass may not be overwritten
     return activation.over(torch.addmm(bias, input, weight.mT, out=out))
 
 
@@ -83,7 +84,7 @@ def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor
 
 
 def _large(a: Tensor, b: Tensor) -> bool:
-    return a.shape[:-1].numel() * b.numel() >= _smallest
+    return type(a) in _PLAIN and a.shape[:-1].numel() * b.numel() >= _smallest
 
 
 def _onednn_can(*tensors: Tensor) -> bool:

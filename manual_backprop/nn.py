@@ -204,6 +204,11 @@ class MLP(torch.nn.Sequential):
             )
         )
 
+    def __getitem__(self, index: Any) -> Any:
+        """A layer, or a `torch.nn.Sequential` of those of a slice."""
+        layers = list(self)[index]
+        return torch.nn.Sequential(*layers) if isinstance(index, slice) else layers
+
 
 class NetworkCost(torch.nn.Module):
     """An `MLP` and its cost as one autograd node; see `functional.network_cost`.

@@ -389,3 +389,10 @@ def test_cuda_agrees_with_cpu(case, dtype):
         # Two devices round a low-precision sum in another order: a few units in the last place of the largest.
         atol = 8 * torch.finfo(dtype).eps * float(expected.abs().max())
         torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=atol)
+
+
+def test_a_slice_of_an_mlp():
+    mlp = nn.MLP([4, 3, 2])
+    assert mlp[0] is mlp[:1][0]
+    assert mlp[-1] is list(mlp)[1]
+    assert type(mlp[:1]) is torch.nn.Sequential

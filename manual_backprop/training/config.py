@@ -22,6 +22,8 @@ class Config:
     """A named configuration, which every other option overrides: chapter1, chapter1-100, chapter3, best."""
     backprop: Literal["network", "layers", "autograd"] = "network"
     """network: the algorithm with no autograd; layers: the drop-in layers under autograd; autograd: plain torch.nn."""
+    compile: bool = False
+    """Many steps of network in one call of C++, where the network is small; needs a C++ compiler."""
     parallel: Literal["ddp", "fsdp", "tensor"] = "ddp"
     """What the processes of torchrun divide: ddp: the images of a mini-batch; fsdp: these, and the parameters
     too; tensor: the neurons. One process has nothing to divide."""
@@ -155,6 +157,7 @@ RULES: list[commandline.Rule] = [
     ("seed", "from 0 to 2**63 - 1", lambda c: 0 <= c.seed < 2**63),
     ("target_accuracy", "from 0 to 100 percent", lambda c: 0 <= c.target_accuracy <= 100),
     ("output", "sigmoid, where the cost is cross_entropy", lambda c: c.cost == "quadratic" or c.output == "sigmoid"),
+    ("compile", "network as --backprop", lambda c: not c.compile or c.backprop == "network"),
     ("name", "the name of one folder", lambda c: commandline.is_folder_name(c.name)),
     ("resume", "--name too where it is auto, for the folder to look in", lambda c: c.resume != AUTO or c.name),
     ("device", "auto, cpu, cuda or cuda:N", lambda c: c.device in ("auto", "cpu") or _is_cuda(c.device)),

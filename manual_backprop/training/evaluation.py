@@ -26,8 +26,9 @@ def score(network: Network, images: Images, workers: Workers) -> Score:
     x, labels, y = (tensor[workers.rank :: workers.size] for tensor in images)
     sums = torch.zeros(1 + DIGITS * DIGITS, dtype=torch.float64, device=x.device)
     for part in torch.arange(len(x), device=x.device).split(CHUNK):
-        sums[0] += network.mean_cost(x[part], y[part]) * len(part)
-        answers = network.feedforward(x[part]).argmax(-1)
+        outputs, cost = network.outputs_and_cost(x[part], y[part])
+        sums[0] += cost * len(part)
+        answers = outputs.argmax(-1)
         sums[1:] += torch.bincount(labels[part] * DIGITS + answers, minlength=DIGITS * DIGITS)
     sums = workers.sum(sums)
     confusion = sums[1:].reshape(DIGITS, DIGITS).cpu().long()

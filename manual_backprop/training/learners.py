@@ -4,7 +4,7 @@ A learner steps; everything else (evaluation, inspection, checkpoints) reads `Le
 are the very tensors that the learner trains, or, where those are divided among processes, copies of the whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -22,8 +22,11 @@ State = dict[str, list[Tensor]]
 class Learner(Protocol):
     network: Network
 
-    def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
-        """Gradient descent on a mini-batch of ``samples`` over all processes, of which x and y are this one's part."""
+    def steps(
+        self, x: Tensor, y: Tensor, batches: Sequence[Tensor], samples: Sequence[int], rates: Sequence[float]
+    ) -> None:
+        """Gradient descent on mini-batches, a learning rate each: indices into x and y. ``samples``: how many there are
+        in the mini-batch over all processes, of which ``batches`` has this one's part."""
 
     def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """The hand-written gradient of the mean cost: of the weights, then of the biases."""
@@ -44,7 +47,9 @@ class Learner(Protocol):
 def initial_network(config: Config, device: torch.device) -> Network:
     """The weights and biases that all learners start from; drawn on the CPU in float64, so that they depend on the seed
     alone."""
-    network = Network(config.sizes, config.activation, config.cost, config.output, device, config.torch_dtype)
+    network = Network(
+        config.sizes, config.activation, config.cost, config.output, device, config.torch_dtype, config.compile
+    )
     generator = torch.Generator().manual_seed(config.seed)
     for w, b in zip(network.weights, network.biases, strict=True):
         for parameter in (w, b):
@@ -73,13 +78,16 @@ INITS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
 
 
 class NetworkLearner:
-    """`Network.update`: the algorithm with no autograd."""
+    """`Network.sgd`: the algorithm with no autograd."""
 
     def __init__(self, network: Network, config: Config, weight_decay: float, workers: Workers) -> None:
         self.network, self.momentum, self.weight_decay = network, config.momentum, weight_decay
 
-    def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
-        self.network.update(x, y, learning_rate, self.momentum, self.weight_decay)
+    def steps(
+        self, x: Tensor, y: Tensor, batches: Sequence[Tensor], samples: Sequence[int], rates: Sequence[float]
+    ) -> None:
+        order = torch.cat(list(batches))
+        self.network.sgd(x, y, len(batches[0]), rates, order, self.momentum, self.weight_decay)
 
     def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         return backprop_gradients(self.network, x, y)
@@ -126,7 +134,13 @@ class ModuleLearner:
         # The mean over processes of what is a sum over samples divided by their number; "tensor" divides no samples.
         self.shares = 1 if config.parallel == "tensor" else workers.size
 
-    def step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
+    def steps(
+        self, x: Tensor, y: Tensor, batches: Sequence[Tensor], samples: Sequence[int], rates: Sequence[float]
+    ) -> None:
+        for batch, n, rate in zip(batches, samples, rates, strict=True):
+            self._step(x.index_select(0, batch), y.index_select(0, batch), n, rate)
+
+    def _step(self, x: Tensor, y: Tensor, samples: int, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from manual_backprop import kernels
 from manual_backprop.activations import Activation
 from manual_backprop.network import Network
 from manual_backprop.training import pictures
@@ -155,6 +156,7 @@ def environment(device: torch.device) -> dict:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernel": kernels.chosen(),
         **{name: importlib.metadata.version(name) for name in packages},
         "torch": torch.__version__,  # with its build, which the metadata leaves out
     }

@@ -100,11 +100,12 @@ class Trainer:
             content = (self.config, self.epoch, self.step, state, self.history, self.worst_disagreement)
             checkpoint.save(Checkpoint(*content), self.folder)
 
-    def learning_rate(self) -> float:
-        """η at the current step."""
+    def learning_rate(self, ahead: int = 0) -> float:
+        """η, so many steps ahead of the current one."""
         if self.config.schedule == "constant":
             return self.config.learning_rate
-        return self.config.learning_rate * (1 - self.total_steps / (self.config.epochs * self.steps_per_epoch))
+        done = (self.total_steps + ahead) / (self.config.epochs * self.steps_per_epoch)
+        return self.config.learning_rate * (1 - done)
 
     def _train_epoch(self) -> None:
         pixels, batches = self._batches()
@@ -128,10 +129,11 @@ class Trainer:
 
     def _train_until_look(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
         before = clone_state(self.learner), self.step
-        for batch in batches:
-            self._train_step(pixels, batch)
-            if self.interrupted and self.workers.size == 1:
-                break
+        rest = batches
+        while rest and not (self.interrupted and self.workers.size == 1):
+            count = self._steps_before_a_check()
+            self._train_steps(pixels, rest[:count])
+            rest = rest[count:]
         self.learner.gather()
         self._agree_on_interruption()
         self.last_cost = self._cost(pixels, batches[-1])
@@ -142,15 +144,21 @@ class Trainer:
         if self.monitor:
             self.monitor.batch(self.total_steps, self.last_cost)
 
-    def _train_step(self, pixels: Tensor, batch: Tensor) -> None:
+    def _train_steps(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
+        """With nothing in between; the gradient of the first is checked where that is due."""
         # Tensor parallel divides the neurons, and not the images.
-        mine = batch if self.config.parallel == "tensor" else batch[self.workers.rank :: self.workers.size]
-        x, y = pixels.index_select(0, mine), self.data.train.y.index_select(0, mine)
+        whole = self.config.parallel == "tensor"
+        mine = batches if whole else [batch[self.workers.rank :: self.workers.size] for batch in batches]
         if self.config.check_every and self.total_steps % self.config.check_every == 0:
             self.learner.gather()
-            self._check(x, y)
-        self.learner.step(x, y, len(batch), self.learning_rate())
-        self.step += 1
+            self._check(pixels[mine[0]], self.data.train.y[mine[0]])
+        rates = [self.learning_rate(step) for step in range(len(batches))]
+        self.learner.steps(pixels, self.data.train.y, mine, [len(batch) for batch in batches], rates)
+        self.step += len(batches)
+
+    def _steps_before_a_check(self) -> int:
+        every = self.config.check_every or LOOK
+        return every - self.total_steps % every
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         if not len(x):  # more processes than images in the last mini-batch
@@ -171,7 +179,7 @@ class Trainer:
     def _name_the_step(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
         """Take the steps since the last look again, one by one, up to the one that spoils the cost."""
         for batch in batches:
-            self._train_step(pixels, batch)
+            self._train_steps(pixels, (batch,))
             self.learner.gather()
             cost = self._cost(pixels, batch)
             if not (_finite(cost) and self._parameters_finite()):

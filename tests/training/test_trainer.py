@@ -52,8 +52,9 @@ def test_a_signal_finishes_the_step_and_saves(make_config, make_trainer, tmp_pat
         if trainer.total_steps == 11:  # in the middle of the second epoch
             signal.raise_signal(number)
 
-    train_step = Trainer._train_step
-    monkeypatch.setattr(Trainer, "_train_step", step_and_signal)
+    train_step = Trainer._train_steps
+    monkeypatch.setattr(Trainer, "_train_steps", step_and_signal)
+    monkeypatch.setattr("manual_backprop.training.trainer.LOOK", 1)
     stopped = make_trainer(config, 1000, folder=tmp_path)
     stopped.fit()
     assert (stopped.interrupted, stopped.total_steps) == (number, 11)
@@ -79,7 +80,7 @@ def test_a_cost_that_is_not_finite_names_the_first_step_and_layer(make_config, m
     by_hand = make_trainer(config, 300)
     pixels, batches = by_hand._batches()
     for batch in batches:
-        by_hand._train_step(pixels, batch)
+        by_hand._train_steps(pixels, (batch,))
         if not math.isfinite(by_hand._cost(pixels, batch)):
             break
     assert str(stopped.value).startswith(f"step {by_hand.total_steps} (epoch 1)")
@@ -159,7 +160,7 @@ def test_a_training_step_stays_on_its_device(make_config):
         )
         trainer = Trainer(config, Mnist(images, images, images), device)
         order = torch.randperm(50).to(device)
-        trainer._train_step(images.x, order[:16])
+        trainer._train_steps(images.x, (order[:16],))
         assert {p.device.type for p in parameters(trainer)} == {"cuda"}
         assert len(parameters(trainer)) == 8
         assert trainer.network.mean_cost(images.x, images.y).device.type == "cuda"
