@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -59,13 +60,18 @@ def from_environment() -> Workers:
 _TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_MAX_RESTARTS": "0"}
 
 
+TIMEOUT = timedelta(minutes=1)
+"""A process that waits longer for another one ends, and torchrun starts all again. (After a worker was killed, the new
+ones now and then wait for ever to be connected.)"""
+
+
 @contextmanager
 def process_group(workers: Workers, device: torch.device) -> Iterator[None]:
     """gloo between CPU processes, nccl between GPUs; nothing for one process."""
     if workers.size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
