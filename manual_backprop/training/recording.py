@@ -64,7 +64,8 @@ class Recording:
                 hook = module.register_forward_pre_hook(partial(self._activation_runs, path))
                 self._layer_handles.append(hook)
             elif next(module.parameters(recurse=False), None) is not None:
-                hook = module.register_forward_hook(partial(self._layer_ran, path), with_kwargs=True)
+                # First, so that the model as a whole, which may be such a layer, has not ended yet.
+                hook = module.register_forward_hook(partial(self._layer_ran, path), prepend=True, with_kwargs=True)
                 self._layer_handles.append(hook)
         for name, parameter in _parameters(self.model):
             if parameter.requires_grad:
