@@ -19,7 +19,7 @@ th, tr { border-bottom: 1px solid #ddd; } td.number { text-align: right; } code,
 pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wrap; }
 dt { float: left; clear: left; width: 4rem; font-weight: 600; } dd { margin-left: 4.5rem; }
 figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; vertical-align: top; }
-figcaption { font-size: 13px; color: #555; }
+svg { outline: 1px solid #ccc; background: #eee; } figcaption { font-size: 13px; color: #555; }
 .pass { color: #1a7f37; } .fail { color: #b2182b; font-weight: 600; } .warn { color: #9a6700; }
 .skip { color: #767676; } .inconclusive { color: #0a6c8a; }
 """
@@ -125,4 +125,4 @@ def _heat_map(drawn: Excerpt, name: str, numbers: list[list[float]], colours: li
         'fill="none" stroke="black" stroke-width="2"/>'
     )
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    return f'<svg role="img" aria-label="{name}" {size} style="background:#eee">{"".join(squares)}{frame}</svg>'
+    return f'<svg role="img" aria-label="{name}" {size}>{"".join(squares)}{frame}</svg>'
