@@ -1,5 +1,6 @@
 """Write a backward pass by hand, and know that it is right."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from manual_backprop import equations as equations
@@ -14,6 +15,7 @@ from manual_backprop.network import Gradients as Gradients
 from manual_backprop.network import Network as Network
 
 if TYPE_CHECKING:
+    from manual_backprop.training.monitor import Monitor as Monitor
     from manual_backprop.validation import Finding as Finding
     from manual_backprop.validation import Report as Report
     from manual_backprop.validation import validate as validate
@@ -21,10 +23,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    """The validator's names, imported when they are first used: the layers do not need it."""
-    if name in ("Finding", "Report", "validate"):
-        from manual_backprop import validation
+# Imported when they are first used: the layers do not need them.
+_LATER = {
+    **dict.fromkeys(("Finding", "Report", "validate"), "manual_backprop.validation"),
+    "Monitor": "manual_backprop.training.monitor",
+}
 
-        return getattr(validation, name)
+
+def __getattr__(name: str) -> Any:
+    """The names of the validator and of the training run."""
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

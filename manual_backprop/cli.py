@@ -70,6 +70,7 @@ def _validate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--skip", action="append", metavar="CODES", help="the same, to leave out; MB1 for a surrogate")
     command.add_argument("--json", type=Path, metavar="F", help="write the report as JSON")
     command.add_argument("--junit", type=Path, metavar="F", help="write the report as JUnit, for a CI server")
+    command.add_argument("--html", type=Path, metavar="F", help="write the report as a page with heat maps")
     command.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the report to TensorBoard")
 
 
@@ -123,7 +124,7 @@ def validate(arguments: argparse.Namespace) -> int:
     from manual_backprop.validation import validate as ask
 
     func, inputs, options = _subject(arguments)
-    for path in (arguments.json, arguments.junit):
+    for path in (arguments.json, arguments.junit, arguments.html):
         _writable(path)
     writer = _summary_writer(arguments.tensorboard)
     options |= {"only": _listed(arguments.only) or None, "skip": _listed(arguments.skip)}
@@ -136,6 +137,8 @@ def validate(arguments: argparse.Namespace) -> int:
         report.to_json(arguments.json)
     if arguments.junit is not None:
         report.to_junit(arguments.junit)
+    if arguments.html is not None:
+        report.to_html(arguments.html)
     if writer is not None:
         report.to_tensorboard(writer)
         writer.close()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.training.learners import Learner, autograd_gradients
+from manual_backprop.training.measures import relative_error
 
 
 class TrainingStopped(Exception):
@@ -37,7 +38,7 @@ def measure(learner: Learner, x: Tensor, y: Tensor) -> Disagreement:
     The hand-written one is the learner's own; for the plain torch control it is that of `Network.backprop`.
     """
     reference = autograd_gradients(learner.network, x, y)
-    errors = [_relative_error(g, r) for g, r in zip(learner.written_gradients(x, y), reference, strict=True)]
+    errors = [relative_error(g, r) for g, r in zip(learner.written_gradients(x, y), reference, strict=True)]
     layers = len(learner.network.weights)
     return Disagreement(errors[:layers], errors[layers:])
 
@@ -62,9 +63,3 @@ def require_agreement(found: Disagreement, step: int, dtype: torch.dtype) -> Non
                 f"step {step}, layer {layer + 1} of {layers}: the hand-written gradient is not autograd's, {equation}: "
                 f"relative error {weight:.1e} in the weights, {bias:.1e} in the biases, allowed {allowed:.1e}"
             )
-
-
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double(), expected.double()
-    scale = expected.norm().clamp(min=torch.finfo(torch.float32).tiny)
-    return float((found - expected).norm() / scale)

@@ -14,8 +14,8 @@ from manual_backprop.training import agreement, checkpoint, data, parallel
 from manual_backprop.training.agreement import TrainingStopped
 from manual_backprop.training.checkpoint import Checkpoint
 from manual_backprop.training.config import AUTO, RECIPES, Config, InputError, check
-from manual_backprop.training.monitor import Monitor
 from manual_backprop.training.progress import Progress, show_summary
+from manual_backprop.training.run_log import RunLog
 from manual_backprop.training.trainer import Trainer
 
 EXIT_STATUS = """exit status: 0 done; 1 training stopped or --target-accuracy missed; 2 bad input; 128 + signal number
@@ -102,12 +102,14 @@ def _train(
     trainer = Trainer(config, mnist, device, workers, folder, progress=progress)
     if saved:
         trainer.resume(saved)
-    if workers.first:
-        trainer.monitor = Monitor(folder, config, device, purge_step=trainer.total_steps + 1 if saved else None)
-    final = trainer.fit()
+    with contextlib.ExitStack() as stack:
+        if workers.first:
+            purge_step = trainer.total_steps + 1 if saved else None
+            trainer.log = stack.enter_context(RunLog(folder, config, device, trainer.learner, purge_step))
+        final = trainer.fit()
+        if trainer.history and trainer.log:
+            trainer.log.results(mnist.test, final, trainer.history, trainer.total_steps)
     if trainer.history and workers.first:
-        if trainer.monitor:
-            trainer.monitor.close(trainer.network, mnist.test, final, trainer.history, trainer.total_steps)
         allowed = agreement.bound(config.torch_dtype)
         show_summary(console, config, trainer.history, trainer.worst_disagreement, allowed, folder)
     if trainer.interrupted:

@@ -65,6 +65,10 @@ class Config:
     """Threads that torch computes with; 0 leaves torch's own choice. Batches of ten are too small to share."""
     check_every: int = 1000
     """Hold the hand-written gradient against autograd's every so many steps; 0: never."""
+    inspect_every: int = 1000
+    """Look into the layers (δ, saturation, gradients, learning speed) every so many steps; 0: never."""
+    projector: bool = False
+    """Lay the hidden activations of test digits into TensorBoard's projector."""
     target_accuracy: float = 0.0
     """Exit with status 1 if the test accuracy ends below so many percent."""
     runs: Path = Path("runs")
@@ -136,6 +140,7 @@ RECIPES = {
             shift=1,
             validation=False,
             threads=0,
+            inspect_every=100,
         ),
         'our own; one hidden layer of 800 as in Simard, Steinkraus and Platt (2003), shifts as in chapter 3, "Other '
         'techniques for regularization"',
@@ -154,6 +159,7 @@ RULES: list[commandline.Rule] = [
     ("shift", "from 0 to 4 pixels, the margin of the digits", lambda c: 0 <= c.shift <= 4),
     ("threads", "0 or more", lambda c: c.threads >= 0),
     ("check_every", "0 or more", lambda c: c.check_every >= 0),
+    ("inspect_every", "0 or more", lambda c: c.inspect_every >= 0),
     ("seed", "from 0 to 2**63 - 1", lambda c: 0 <= c.seed < 2**63),
     ("target_accuracy", "from 0 to 100 percent", lambda c: 0 <= c.target_accuracy <= 100),
     ("output", "sigmoid, where the cost is cross_entropy", lambda c: c.cost == "quadratic" or c.output == "sigmoid"),

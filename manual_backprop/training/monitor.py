@@ -1,180 +1,212 @@
-"""What a run leaves behind: TensorBoard's events, `metrics.csv`, `config.json`, `env.json` and the pictures."""
+"""`Monitor`: the backward pass of any torch model on TensorBoard."""
 
-import csv
-import importlib.metadata
-import json
-import platform
-import subprocess
-import sys
-from datetime import datetime, timezone
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+import torch.distributed as dist
+from torch import nn
 
-from manual_backprop import kernels
-from manual_backprop.activations import Activation
-from manual_backprop.network import Network
-from manual_backprop.training import pictures
-from manual_backprop.training.config import Config, as_plain
-from manual_backprop.training.data import Images
-from manual_backprop.training.evaluation import Score
+from manual_backprop.training.recording import Recording
 
-SATURATED = 0.01
-"""A neuron is called saturated where σ′(z) is below this: for the sigmoid, whose σ′ is at most 0.25, |z| above 4.6."""
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-INSPECTED = 1000
-"""Training images that δ, gradients and saturation are taken on after each epoch."""
+EVERY = 1000
+"""Steps between two recorded ones: few enough to stay under 5 % of the time of the smallest network's steps."""
 
 LAYOUT = {
-    "Learning": {what: ["Multiline", [f"{what}/train", f"{what}/test"]] for what in ("cost", "accuracy")},
-    "Layer by layer": {what: ["Multiline", [f"{what}/layer.*"]] for what in ("error", "gradient", "saturation")},
+    "Learning": {
+        "cost": ["Multiline", ["cost/(train|validation|test)$"]],
+        "accuracy": ["Multiline", ["accuracy/(train|validation|test)$"]],
+        "learning speed ‖Δw‖∕‖w‖": ["Multiline", ["learning_speed/.*"]],
+    },
+    "Error δ": {
+        "‖δ‖ by layer": ["Multiline", ["error/.*/norm$"]],
+        "‖∂C∕∂w‖ and ‖∂C∕∂b‖ by parameter": ["Multiline", ["gradient/.*/norm$"]],
+    },
+    "Saturation": {
+        "share of units with σ′(z) ≈ 0": ["Multiline", ["saturation/.*/share$"]],
+        "share of dead ReLUs": ["Multiline", ["saturation/.*/dead$"]],
+        "share of inputs near 0": ["Multiline", ["input/.*"]],
+    },
+    "Agreement": {"hand-written against autograd, relative error": ["Multiline", ["agreement/.*"]]},
 }
+"""The dashboard "Custom scalars"."""
 
 
 class Monitor:
-    """Writes the run in ``folder``.
+    """Shows each layer's error, saturation, gradient and learning speed on TensorBoard, for any `nn.Module`.
+
+    Every so many steps it follows one step by hooks. A step is a forward pass of ``model`` in training mode with
+    gradients enabled; what it showed is written when the next forward pass begins, and by `close`. Tags are named by
+    the module's or the parameter's path in the model:
+
+    - ``error/<module>/norm`` and ``/delta``: ‖δ^l‖ and a histogram of δ^l = ∂C/∂z^l (BP1, BP2), of the cost as it was
+      differentiated; for a module whose output is no a = σ(z) of a layer of ours, that output counts as z^l.
+    - ``saturation/<module>/share``, ``/dead``, ``/z``: the share of units with |σ′(z)| below `measures.SATURATED`, of
+      ReLUs that are 0 on all samples, and a histogram of z. It takes a layer of ours or an activation module, such as
+      `nn.ReLU`; after a Linear, a convolution … its figures stand under that module. A function such as
+      `torch.relu` cannot be seen.
+    - ``input/<module>``: the share of inputs a_in below `measures.NEAR_ZERO`, whose weights learn slowly (BP4).
+    - ``gradient/<parameter>/norm``, ``/values``: ‖∂C/∂w‖ and ‖∂C/∂b‖ (BP3, BP4), as the backward pass gives them:
+      before clipping, and before they are added to what was there or averaged over processes.
+    - ``learning_speed/<parameter>``: the update-to-weight ratio ‖Δw‖/‖w‖ of the optimizer's step.
+    - ``agreement/<module>/weight``, ``/bias``, ``/input``, with ``reference``: the relative error of what the
+      hand-written backward of a layer of ours returned, against autograd's of the same layer in plain torch.
+    - ``weights/<parameter>``, ``activations/<module>``: histograms; ``weights/<parameter>/image``: the first layer's
+      weights, where a neuron has as many inputs as a square image has pixels.
+    - ``not_finite``: a text for each step with a NaN or an infinity, which names the layers, where it began first.
+
+    Between recorded steps there is one hook, of the model as a whole, which counts. A recorded step keeps a copy of the
+    parameters. Under `DistributedDataParallel` rank 0 alone writes, of its own samples. In a model from `torch.compile`
+    no hook of a layer runs: there only what belongs to a parameter is shown.
 
     Args:
-        folder: the run's, already there.
-        purge_step: steps from this one on that an earlier, interrupted writer left are hidden by TensorBoard.
+        model: any module; wrapped in `DistributedDataParallel` or `torch.compile`, it is given wrapped.
+        writer: a `torch.utils.tensorboard.SummaryWriter`, which stays open.
+        every: steps from one recorded step to the next; the first is recorded.
+        reference: whether to record ``agreement/``.
+
+    Attributes:
+        step: the number of the next step; it may be set, where training goes on after a break.
+
+    Raises:
+        TypeError: ``model`` is no module, or ``writer`` no writer.
+        ValueError: ``every`` is no positive integer.
+
+    Example:
+        >>> from torch.utils.tensorboard import SummaryWriter
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 1))
+        >>> with SummaryWriter(folder) as writer, Monitor(model, writer, every=10):  # doctest: +SKIP
+        ...     train(model)
     """
 
-    def __init__(self, folder: Path, config: Config, device: torch.device, purge_step: int | None = None) -> None:
-        self.folder, self.config = folder, config
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
-        for name, content in (("config", as_plain(config)), ("env", environment(device))):
-            text = json.dumps(content, indent=2)
-            (folder / f"{name}.json").write_text(text + "\n")
-            self.writer.add_text(name, f"```json\n{text}\n```")
-        self.writer.add_custom_scalars(LAYOUT)
+    def __init__(self, model: nn.Module, writer: "SummaryWriter", every: int = EVERY, reference: bool = False) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every: expected a positive number of steps, found {every!r}")
+        self.model, self.writer, self.every, self.reference = model, writer, every, reference
+        self.step = 0
+        self._recording: Recording | None = None
+        self._handles: list[Any] = []
+        self._paused = not _first_rank()
+        if self._paused:
+            return
+        if not hasattr(writer, "add_histogram_raw"):
+            raise TypeError(f"writer: expected a SummaryWriter, found {type(writer).__name__}")
+        writer.add_custom_scalars(LAYOUT)
+        self._handles = [
+            model.register_forward_pre_hook(_Begins(self)),
+            model.register_forward_hook(_Ends(self), always_call=True),
+        ]
 
-    def batch(self, step: int, cost: float) -> None:
-        self.writer.add_scalar("cost/batch", cost, step)
+    def flush(self) -> None:
+        """Write what the last recorded step showed now, with its learning speeds up to now."""
+        self._write(last=True)
 
-    def disagreement(self, step: int, worst: float) -> None:
-        self.writer.add_scalar("agreement/worst_relative_error", worst, step)
+    def close(self) -> None:
+        """Write what is left, and leave the model as it was."""
+        self.flush()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
-    def epoch(self, step: int, history: list[dict[str, float]], network: Network, train: Images) -> None:
-        """The scores of the epoch, the last row of ``history``, and a look inside each layer."""
-        for name, value in history[-1].items():
-            what, _, part = name.partition("_")
-            self.writer.add_scalar(f"{what}/{part}" if part in ("train", "validation", "test") else name, value, step)
-        self._inspect(step, network, train)
-        self._write_metrics(history)
+    def __enter__(self) -> "Monitor":
+        return self
 
-    def close(self, network: Network, test: Images, score: Score, history: list[dict[str, float]], step: int) -> None:
-        """The pictures, and the hyper-parameters with the final figures."""
-        drawn = {
-            "curves": pictures.curves(history),
-            "confusion": pictures.confusion(score.confusion),
-            "most_wrong": pictures.most_wrong(test, network.feedforward(test.x)),
-        }
-        for name, figure in drawn.items():
-            figure.savefig(self.folder / f"{name}.png", dpi=120)
-            self.writer.add_figure(name, figure, step, close=False)
-        options = {
-            name: value if isinstance(value, int | float | str | bool) else str(value)
-            for name, value in as_plain(self.config).items()
-        }
-        final = {f"final/{name}": value for name, value in history[-1].items()}
-        # run_name "." keeps it in this run; it would be a run of its own otherwise.
-        self.writer.add_hparams(options, final, run_name=".")
-        self.writer.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def _inspect(self, step: int, network: Network, train: Images) -> None:
-        x, y = train.x[:INSPECTED], train.y[:INSPECTED]
-        gradients = network.backprop(x, y)
-        inputs = x
-        for layer, (w, b, f) in enumerate(zip(network.weights, network.biases, network.activations, strict=True)):
-            z = torch.nn.functional.linear(inputs, w, b)
-            inputs = f.function(z)
-            # δ belongs to the mean cost; times N it is the error of one image.
-            error = gradients.deltas[layer] * len(x)
-            scalars = {
-                "error": error.float().norm(dim=-1).mean(),
-                "gradient/weights": gradients.weights[layer].float().norm(),
-                "gradient/biases": gradients.biases[layer].float().norm(),
-                "saturation": saturated(f, z, inputs),
-            }
-            histograms = {
-                "weights": w,
-                "biases": b,
-                "gradients/weights": gradients.weights[layer],
-                "gradients/biases": gradients.biases[layer],
-                "deltas": error,
-            }
-            for group, scalar in scalars.items():
-                self.writer.add_scalar(_tag(group, layer), scalar, step)
-            for group, values in histograms.items():
-                self._histogram(_tag(group, layer), values, step)
-        self.writer.add_image("weights/layer1", weight_images(network.weights[0]), step)
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Forward passes in this block are no steps."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
-    def _histogram(self, tag: str, values: Tensor, step: int) -> None:
-        # add_histogram squares the values, has no bin above 1e20, and raises where it counts nothing.
-        finite = values.double()[values.isfinite()].clamp(-1e19, 1e19)
-        if len(finite):
-            self.writer.add_histogram(tag, finite, step)
+    def _forward_begins(self) -> None:
+        if self._paused or torch.compiler.is_compiling():
+            return
+        if self._recording is not None:
+            self._write(last=False)
+        if not (self.model.training and torch.is_grad_enabled()):
+            return
+        step, self.step = self.step, self.step + 1
+        if step % self.every == 0:
+            self.flush()
+            self._recording = Recording(_unwrapped(self.model), step, self.reference)
+            self._recording.attach(layers=not hasattr(self.model, "_orig_mod"))
 
-    def _write_metrics(self, history: list[dict[str, float]]) -> None:
-        with open(self.folder / "metrics.csv", "w", newline="") as file:
-            rows = csv.DictWriter(file, history[0].keys())
-            rows.writeheader()
-            rows.writerows(history)
+    def _forward_ends(self) -> None:
+        if self._recording is not None:
+            self._recording.forward_ends()
 
+    def _write(self, last: bool) -> None:
+        """What the recorded step showed, once; its learning speeds when the parameters have moved: where gradients are
+        accumulated, the optimizer's step comes some forward passes later."""
+        recording = self._recording
+        if recording is None:
+            return
+        recording.detach()
+        self._write_content(recording)
+        speeds = recording.learning_speeds()
+        for tag, value in speeds.items():
+            self.writer.add_scalar(tag, value, recording.step)
+        if speeds or last:
+            self._recording = None
 
-def _tag(group: str, layer: int) -> str:
-    first, _, rest = group.partition("/")
-    return "/".join(part for part in (first, f"layer{layer + 1}", rest) if part)
-
-
-def saturated(activation: Activation, z: Tensor, a: Tensor) -> float:
-    """The share of neurons with σ′(z) below `SATURATED`."""
-    derivative = torch.as_tensor(activation.derivative_at(z, a))
-    return float((derivative < SATURATED).float().mean())
-
-
-def weight_images(weight: Tensor, most: int = 100) -> Tensor:
-    """The incoming weights of the first neurons as 28 × 28 pictures in one, ``(1, height, width)``: grey is 0."""
-    from torchvision.utils import make_grid
-
-    rows = weight[:most].float()
-    scaled = 0.5 + 0.5 * rows / rows.abs().amax(1, keepdim=True).clamp(min=1e-12)
-    return make_grid(scaled.reshape(-1, 1, 28, 28), nrow=10, pad_value=1.0)[:1]
+    def _write_content(self, recording: Recording) -> None:
+        step = recording.step
+        picture = recording.image() if recording.histograms else None
+        if picture is not None:
+            self.writer.add_image(*picture, step)
+        for tag, value in recording.scalars.items():
+            self.writer.add_scalar(tag, value, step)
+        for tag, histogram in recording.histograms.items():
+            self.writer.add_histogram_raw(tag, *histogram, global_step=step)
+        if recording.marks:
+            self.writer.add_text("not_finite", "\n".join(f"- {mark}" for mark in recording.marks), step)
+        for content in (recording.scalars, recording.histograms, recording.marks):
+            content.clear()
 
 
-def environment(device: torch.device) -> dict:
-    """Everything that a run depends on and its configuration does not say."""
-    packages = ("torchvision", "tensorboard", "manual_backprop")
-    return {
-        "command": " ".join(sys.argv),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "kernel": kernels.chosen(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "torch": torch.__version__,  # with its build, which the metadata leaves out
-    }
+class _Hook:
+    """A hook of the model as a whole. A copy of the model, or one read from a file, is not monitored: there the hook
+    does nothing."""
+
+    def __init__(self, monitor: Monitor | None = None) -> None:
+        self.monitor = monitor
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
 
 
-def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return None
-    return done.stdout.strip() or None
+class _Begins(_Hook):
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if self.monitor is not None:
+            self.monitor._forward_begins()
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+class _Ends(_Hook):
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.monitor is not None:
+            self.monitor._forward_ends()
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module within `torch.compile` and `DistributedDataParallel`, whose paths the user knows."""
+    if hasattr(model, "_orig_mod"):
+        return _unwrapped(model._orig_mod)  # type: ignore[arg-type]
+    return _unwrapped(model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def _first_rank() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from manual_backprop.training.config import Config
 from manual_backprop.training.data import Mnist, displaced
 from manual_backprop.training.evaluation import Score, score
 from manual_backprop.training.learners import LEARNERS, Learner, clone_state, initial_network, load_state
-from manual_backprop.training.monitor import Monitor
 from manual_backprop.training.parallel import Workers
 from manual_backprop.training.progress import Progress
+from manual_backprop.training.run_log import RunLog
 
 LOOK = 100
 """Steps between two looks at the cost: nothing waits for the device, or is copied from it, in between."""
@@ -35,7 +35,7 @@ class Trainer:
         device: where everything is computed.
         workers: the processes; rank 0 alone writes.
         folder: where checkpoints go; None for a run that leaves nothing.
-        monitor: what is logged; None in all processes but the first.
+        log: what is logged; None in all processes but the first.
         progress: what is shown.
 
     Attributes:
@@ -52,11 +52,11 @@ class Trainer:
         device: torch.device,
         workers: Workers | None = None,
         folder: Path | None = None,
-        monitor: Monitor | None = None,
+        log: RunLog | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.config, self.data, self.device, self.workers = config, data, device, workers or Workers()
-        self.folder, self.monitor, self.progress = folder, monitor, progress or Progress(config, shown=False)
+        self.folder, self.log, self.progress = folder, log, progress or Progress(config, shown=False)
         network = initial_network(config, device)
         weight_decay = config.l2 / len(data.train)
         self.learner: Learner = LEARNERS[config.backprop](network, config, weight_decay, self.workers)
@@ -131,7 +131,7 @@ class Trainer:
         before = clone_state(self.learner), self.step
         rest = batches
         while rest and not (self.interrupted and self.workers.size == 1):
-            count = self._steps_before_a_check()
+            count = self._steps_in_one_call()
             self._train_steps(pixels, rest[:count])
             rest = rest[count:]
         self.learner.gather()
@@ -141,8 +141,8 @@ class Trainer:
             load_state(self.learner, before[0])
             self.step = before[1]
             self._name_the_step(pixels, batches)
-        if self.monitor:
-            self.monitor.batch(self.total_steps, self.last_cost)
+        if self.log:
+            self.log.batch(self.total_steps, self.last_cost)
 
     def _train_steps(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
         """With nothing in between; the gradient of the first is checked where that is due."""
@@ -152,21 +152,31 @@ class Trainer:
         if self.config.check_every and self.total_steps % self.config.check_every == 0:
             self.learner.gather()
             self._check(pixels[mine[0]], self.data.train.y[mine[0]])
+        if self.log:
+            self.log.before_step(pixels[mine[0]], self.data.train.y[mine[0]], self.total_steps)
         rates = [self.learning_rate(step) for step in range(len(batches))]
         self.learner.steps(pixels, self.data.train.y, mine, [len(batch) for batch in batches], rates)
+        if self.log:
+            self.log.after_step()
         self.step += len(batches)
 
-    def _steps_before_a_check(self) -> int:
-        every = self.config.check_every or LOOK
-        return every - self.total_steps % every
+    def _steps_in_one_call(self) -> int:
+        """Up to the next one that is checked or inspected; one that is inspected is alone."""
+        inspect_every = self.config.inspect_every if self.log else 0
+        if inspect_every and self.total_steps % inspect_every == 0:
+            return 1
+        return min(
+            every - self.total_steps % every for every in (self.config.check_every, inspect_every, LOOK) if every
+        )
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         if not len(x):  # more processes than images in the last mini-batch
             return
-        found = agreement.measure(self.learner, x, y)
+        with self.log.paused() if self.log else nullcontext():
+            found = agreement.measure(self.learner, x, y)
         self.worst_disagreement = max(self.worst_disagreement, found.worst)
-        if self.monitor:
-            self.monitor.disagreement(self.total_steps, found.worst)
+        if self.log:
+            self.log.disagreement(self.total_steps, found)
         agreement.require_agreement(found, self.total_steps, self.config.torch_dtype)
 
     def _cost(self, pixels: Tensor, batch: Tensor) -> float:
@@ -200,8 +210,8 @@ class Trainer:
         row |= {"seconds": seconds, "images_per_second": len(self.data.train) / seconds}
         self.history.append(row)
         self.progress.epoch(row)
-        if self.monitor:
-            self.monitor.epoch(self.total_steps, self.history, self.network, self.data.train)
+        if self.log:
+            self.log.epoch(self.total_steps, self.history)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.validation.equations_of import linear_candidates, output_factors
+from manual_backprop.validation.excerpt import excerpt
 from manual_backprop.validation.report import Finding, fail
 from manual_backprop.validation.subject import Gradients, Subject
 from manual_backprop.validation.tolerances import Mismatch, largest, wide
@@ -301,6 +302,7 @@ def wrong_gradient(
         "expected": expected,
         "actual": actual,
         "details": (place,),
+        "excerpt": excerpt(found),
     }
     return fail(message.format(name=f"`{subject.slots[slot].name}`"), **(defaults | fields))
 

@@ -1,11 +1,13 @@
 """From "the derivative is wrong somewhere" to which input, which output, which element, and why."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from manual_backprop.validation.diagnosis import wrong_gradient
 from manual_backprop.validation.differences import inner, norm
+from manual_backprop.validation.excerpt import chosen
 from manual_backprop.validation.oracle import Elements, Oracle
 from manual_backprop.validation.probe import Inconclusive
 from manual_backprop.validation.report import Finding, fail
@@ -76,12 +78,12 @@ def _located(oracle: Oracle, elements: Elements, setting: str, others: Gradients
     if output is not None:
         message += f"; the share of output {output} is wrong"
     finding = wrong_gradient(oracle.subject, slot, found, message, setting, others, complete)
-    return finding if complete else _placed(finding, at)
+    if complete:
+        return finding
+    return _placed(replace(finding, excerpt=chosen(found, elements.where, value.shape)), at)
 
 
 def _placed(finding: Finding, index: tuple[int, ...]) -> Finding:
-    from dataclasses import replace
-
     place = (
         f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
     )

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+from manual_backprop.validation.excerpt import Excerpt, image
+from manual_backprop.validation.page import page
+
 Status = Literal["pass", "fail", "warn", "skip", "inconclusive"]
 STATUSES: tuple[Status, ...] = ("pass", "fail", "warn", "skip", "inconclusive")
 
@@ -30,6 +33,7 @@ class Finding:
         expected, actual: the two numbers at `index`.
         repro: the call that reproduces exactly this finding.
         seconds: what the probe took.
+        excerpt: the expected and the actual numbers around `index`, to draw; where two tensors differ. Not in the JSON.
         follows: code of the failure that this one most likely follows from (see `consequences`); empty for a root.
     """
 
@@ -49,6 +53,7 @@ class Finding:
     check: str = ""
     family: str = ""
     follows: str = ""
+    excerpt: Excerpt | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         lines = [f"{self.status.upper()} {self.code} {self.family}: {self.message}"]
@@ -151,7 +156,10 @@ class Report:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as JSON text, written to `path` too where one is given."""
-        text = json.dumps(asdict(self) | {"passed": self.passed}, indent=2, default=str, ensure_ascii=False)
+        content = asdict(self) | {"passed": self.passed}
+        for finding in content["findings"]:
+            del finding["excerpt"]
+        text = json.dumps(content, indent=2, default=str, ensure_ascii=False)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
@@ -174,12 +182,22 @@ class Report:
                 element.set("message", _xml_safe(finding.message))
         ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
+    def to_html(self, path: str | Path) -> None:
+        """One page that needs no network and no other file: the verdict, a row a probe, and for each failure the cause,
+        the fix, the repro and heat maps of expected, actual and their ratio, the worst element framed."""
+        Path(path).write_text(page(self), encoding="utf-8")
+
     def to_tensorboard(self, writer: Any, step: int = 0) -> None:
-        """Writes counts, seconds and the text to a `torch.utils.tensorboard.SummaryWriter`."""
+        """Writes counts, seconds, the text and the heat maps to a `torch.utils.tensorboard.SummaryWriter`."""
         for status in STATUSES:
             writer.add_scalar(f"validate/{status}", self.count(status), step)
         writer.add_scalar("validate/seconds", self.seconds, step)
         writer.add_text(f"validate/{self.name}", f"```\n{self}\n```", step)
+        for number, finding in enumerate(self.failures):
+            if finding.excerpt:
+                # Of its own number, since a code may fail several times, for another input or in another setting.
+                tag = f"validate/{number} {finding.code} {finding.input or f'output {finding.output}'}"
+                writer.add_image(tag, image(finding.excerpt), step)
 
 
 def _ranges(codes: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ def run(data_root, tmp_path):
 
 @pytest.fixture
 def two_epochs(run, tmp_path):
-    assert run("--epochs", "2", "--name", "mine", "--check-every", "10") == 0
+    assert run("--epochs", "2", "--name", "mine", "--check-every", "10", "--inspect-every", "20") == 0
     return tmp_path / "mine"
 
 
@@ -49,22 +49,26 @@ def test_what_a_run_leaves(two_epochs):
 def test_what_tensorboard_shows(two_epochs):
     events = EventAccumulator(str(two_epochs), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()
-    layers = ("layer1", "layer2")
-    per_layer = ["error/{}", "gradient/{}/weights", "gradient/{}/biases", "saturation/{}"]
+    layers, parameters = ("0", "1"), [f"{layer}.{part}" for layer in ("0", "1") for part in ("weight", "bias")]
     scalars = {f"{what}/{part}" for what in ("cost", "accuracy") for part in ("train", "validation", "test")}
-    scalars |= {tag.format(layer) for tag in per_layer for layer in layers}
-    scalars |= {"agreement/worst_relative_error", "images_per_second", "cost/batch", "final/accuracy_test"}
+    scalars |= {"images_per_second", "cost/batch", "final/accuracy_test"}
+    scalars |= {tag for layer in layers for tag in (f"error/{layer}/norm", f"saturation/{layer}/share")}
+    scalars |= {f"agreement/{layer}/{part}" for layer in layers for part in ("weight", "bias")}
+    scalars |= {tag for name in parameters for tag in (f"gradient/{name}/norm", f"learning_speed/{name}")}
     assert scalars <= set(tags["scalars"])
-    histograms = ["weights/{}", "biases/{}", "gradients/{}/weights", "gradients/{}/biases", "deltas/{}"]
-    assert {tag.format(layer) for tag in histograms for layer in layers} == set(tags["histograms"])
-    assert {"weights/layer1", "confusion", "most_wrong", "curves"} == set(tags["images"])
+    histograms = {f"weights/{name}" for name in parameters} | {f"error/{layer}/delta" for layer in layers}
+    assert histograms <= set(tags["histograms"])
+    assert {"weights/0.weight/image", "confusion", "most_wrong", "curves"} == set(tags["images"])
+    assert tags["graph"]
+    assert {f"precision_recall/{digit}" for digit in range(10)} <= set(tags["tensors"])
     assert {"config/text_summary", "env/text_summary"} <= set(tags["tensors"])
     rows = read_metrics(two_epochs)
     for tag, column in (("cost/test", "cost_test"), ("accuracy/train", "accuracy_train")):
         logged = [event.value for event in events.Scalars(tag)]
         assert logged == pytest.approx([float(row[column]) for row in rows])
-    assert [event.step for event in events.Scalars("error/layer1")] == [50, 100]
-    assert all(0 < event.value < 3.5e-4 for event in events.Scalars("agreement/worst_relative_error"))
+    assert [event.step for event in events.Scalars("error/0/norm")] == list(range(0, 100, 20))
+    assert [event.step for event in events.Scalars("agreement/0/weight")] == list(range(0, 100, 10))
+    assert all(0 < event.value < 3.5e-4 for event in events.Scalars("agreement/0/weight"))
 
 
 def test_resume_goes_on_in_its_folder(run, two_epochs, tmp_path):

@@ -110,13 +110,23 @@ def test_reference_batch_dim_and_skip_are_handed_on(here, capsys):
 
 
 def test_reports_are_written(here, capsys):
-    files = ["--json", "out/report.json", "--junit", "out/report.xml", "--tensorboard", "runs"]
+    files = [
+        "--json",
+        "out/report.json",
+        "--junit",
+        "out/report.xml",
+        "--html",
+        "out/report.html",
+        "--tensorboard",
+        "runs",
+    ]
     status, _, _ = run(capsys, "validate", "users:Wrong", *ARGUMENTS, *files)
     report = json.loads((here / "out/report.json").read_text())
     suite = ElementTree.parse(here / "out/report.xml").getroot()
     assert status == 1
     assert report["passed"] is False
     assert int(suite.get("failures")) == sum(finding["status"] == "fail" for finding in report["findings"]) > 0
+    assert "Wrong failed" in (here / "out/report.html").read_text(encoding="utf-8")
     assert list((here / "runs").glob("events*"))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from manual_backprop.validation.audit import hand_written
 from manual_backprop.validation.diagnosis import wrong_gradient
 from manual_backprop.validation.differences import inner, norm
+from manual_backprop.validation.excerpt import excerpt
 from manual_backprop.validation.locate import wrong_derivatives
 from manual_backprop.validation.oracle import Oracle, oracle_of
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
@@ -55,6 +56,7 @@ def reference_value(subject: Subject) -> Iterator[Finding]:
                 expected=expected,
                 actual=actual,
                 details=(f"at {list(found.index)}: expected {expected:.6g}, got {actual:.6g}",),
+                excerpt=excerpt(found),
             )
 
 
