@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop import commandline
 from manual_backprop.commandline import InputError, Rule
-from manual_backprop.training.monitor import environment
+from manual_backprop.training.run_log import environment
 
 EXIT_STATUS = "exit status: 0 done; 1 a check failed; 2 bad input; 130 where Ctrl-C ended it"
 

@@ -1,5 +1,6 @@
 """The command line of `scripts/train_mnist.py`."""
 
+import contextlib
 import dataclasses
 import signal
 import sys
