@@ -1,0 +1,231 @@
+"""Who takes part: the same step of gradient descent on the quadratic cost of sigmoid layers, by different hands.
+
+Each maker gives a function and the number of steps that one call of it takes, or None where its library is missing; the
+libraries that are no torch take part in float32.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from manual_backprop import Network, nn
+from manual_backprop.benchmark.timing import Contestant, Work
+
+RATE = 0.1
+STEPS = 50  # of those who take many steps a call
+Maker = Callable[[Work], "tuple[Contestant, int] | None"]
+
+
+def data(work: Work, batches: int = 1) -> tuple[Tensor, Tensor]:
+    n = work.batch * batches
+    return torch.rand(n, work.sizes[0], dtype=work.dtype), torch.rand(n, work.sizes[-1], dtype=work.dtype)
+
+
+def torch_layers(work: Work) -> torch.nn.Sequential:
+    layers: list[torch.nn.Module] = []
+    for i, o in pairwise(work.sizes):
+        layers += [torch.nn.Linear(i, o, dtype=work.dtype), torch.nn.Sigmoid()]
+    return torch.nn.Sequential(*layers)
+
+
+def _training(model: torch.nn.Module, cost: Callable[[Tensor, Tensor], Tensor], work: Work, **options: bool) -> tuple:
+    x, y = data(work)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, **options)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        cost(x, y).backward()
+        optimizer.step()
+
+    return step, 1
+
+
+def _of_torch(compiled: bool = False, **options: bool) -> Maker:
+    def make(work: Work) -> tuple[Contestant, int]:
+        model = torch_layers(work)
+
+        def cost(x: Tensor, y: Tensor) -> Tensor:
+            return torch.nn.functional.mse_loss(model(x), y, reduction="sum") / (2 * len(x))
+
+        return _training(model, torch.compile(cost) if compiled else cost, work, **options)
+
+    return make
+
+
+def layers(work: Work) -> tuple[Contestant, int]:
+    model, cost = nn.MLP(work.sizes, dtype=work.dtype), nn.QuadraticCost()
+    return _training(model, lambda x, y: cost(model(x), y), work)
+
+
+def network_cost(work: Work) -> tuple[Contestant, int]:
+    cost = nn.NetworkCost(nn.MLP(work.sizes, dtype=work.dtype))
+    return _training(cost, cost, work)
+
+
+def network(compile: bool = False) -> Maker:
+    def make(work: Work) -> tuple[Contestant, int]:
+        net = Network(work.sizes, dtype=work.dtype, compile=compile)
+        x, y = data(work, STEPS)
+        order = torch.randperm(len(x))
+        return lambda: net.sgd(x, y, work.batch, RATE, order), STEPS
+
+    return make
+
+
+def jax_step(work: Work) -> tuple[Contestant, int] | None:
+    if not _can("jax", work):
+        return None
+    import jax
+
+    parameters, step = _jax(work)
+    x, y = (jax.numpy.asarray(t.numpy()) for t in data(work))
+    jitted = jax.jit(step)
+    state = [parameters]
+
+    def run() -> None:
+        state[0] = jax.block_until_ready(jitted(state[0], x, y))
+
+    return run, 1
+
+
+def jax_epoch(work: Work) -> tuple[Contestant, int] | None:
+    """Many steps under `jax.lax.scan`, the samples gathered in each as an epoch does."""
+    if not _can("jax", work):
+        return None
+    import jax
+
+    parameters, step = _jax(work)
+    x, y = (jax.numpy.asarray(t.numpy()) for t in data(work, STEPS))
+    order = jax.numpy.asarray(torch.randperm(len(x)).reshape(STEPS, work.batch).numpy())
+    epoch = jax.jit(lambda p: jax.lax.scan(lambda p, batch: (step(p, x[batch], y[batch]), None), p, order)[0])
+    state = [parameters]
+
+    def run() -> None:
+        state[0] = jax.block_until_ready(epoch(state[0]))
+
+    return run, STEPS
+
+
+def _jax(work: Work) -> tuple:
+    import jax
+
+    def cost(parameters, x, y):  # type: ignore[no-untyped-def]
+        for w, b in parameters:
+            x = jax.nn.sigmoid(x @ w.T + b)
+        return ((x - y) ** 2).sum() / (2 * len(y))
+
+    def step(parameters, x, y):  # type: ignore[no-untyped-def]
+        slopes = jax.grad(cost)(parameters, x, y)
+        return jax.tree.map(lambda p, slope: p - RATE * slope, parameters, slopes)
+
+    linear = [layer for layer in torch_layers(work) if isinstance(layer, torch.nn.Linear)]
+    return [tuple(jax.numpy.asarray(p.detach().numpy()) for p in layer.parameters()) for layer in linear], step
+
+
+def numpy_batches(work: Work) -> tuple[Contestant, int] | None:
+    """The equations on whole mini-batches in NumPy."""
+    return (_numpy(work, whole=True), 1) if _can("numpy", work) else None
+
+
+def numpy_samples(work: Work) -> tuple[Contestant, int] | None:
+    """Sample by sample, as the book's program computes."""
+    return (_numpy(work, whole=False), 1) if _can("numpy", work) else None
+
+
+def _numpy(work: Work, whole: bool) -> Contestant:
+    import numpy as np
+
+    linear = [layer for layer in torch_layers(work) if isinstance(layer, torch.nn.Linear)]
+    weights = [layer.weight.detach().numpy() for layer in linear]
+    biases = [layer.bias.detach().numpy() for layer in linear]
+    x, y = (t.numpy() for t in data(work))
+    groups = [slice(None)] if whole else [slice(i, i + 1) for i in range(work.batch)]
+
+    def step() -> None:
+        nabla = [[np.zeros_like(p) for p in weights], [np.zeros_like(p) for p in biases]]
+        for group in groups:
+            activations = [x[group]]
+            for w, b in zip(weights, biases, strict=True):
+                activations.append(1 / (1 + np.exp(-(activations[-1] @ w.T + b))))
+            delta = activations[-1] - y[group]
+            for layer in reversed(range(len(weights))):
+                a = activations[layer + 1]
+                delta = (delta if layer == len(weights) - 1 else delta @ weights[layer + 1]) * a * (1 - a)
+                nabla[0][layer] += delta.T @ activations[layer]
+                nabla[1][layer] += delta.sum(0)
+        for parameters, slopes in zip((weights, biases), nabla, strict=True):
+            for p, slope in zip(parameters, slopes, strict=True):
+                p -= RATE / work.batch * slope
+
+    return step
+
+
+def scikit_learn(work: Work) -> tuple[Contestant, int] | None:
+    if not _can("sklearn", work):
+        return None
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier(work.sizes[1:-1], activation="logistic", solver="sgd", batch_size=work.batch, momentum=0)
+    x = data(work, STEPS)[0].numpy()
+    labels = torch.arange(len(x)) % work.sizes[-1]
+    classes = list(range(work.sizes[-1]))
+    return lambda: model.partial_fit(x, labels.numpy(), classes), STEPS
+
+
+def products(work: Work) -> tuple[Contestant, int]:
+    """The matrix products of a step and nothing else, by torch's own kernel."""
+    pairs = []
+    for layer, (i, o) in enumerate(pairwise(work.sizes)):
+        x, w = torch.rand(work.batch, i, dtype=work.dtype), torch.rand(o, i, dtype=work.dtype)
+        delta = torch.rand(work.batch, o, dtype=work.dtype)
+        pairs += [(x, w.t()), (delta.t(), x)] + ([(delta, w)] if layer else [])
+    out = [a @ b for a, b in pairs]
+
+    def run() -> None:
+        for (a, b), c in zip(pairs, out, strict=True):
+            torch.mm(a, b, out=c)
+
+    return run, 1
+
+
+def _can(library: str, work: Work) -> bool:
+    return work.dtype == torch.float32 and importlib.util.find_spec(library) is not None
+
+
+def _layer(make: Callable[[Work], torch.nn.Module]) -> Maker:
+    """Forward and backward of one layer, without an optimizer."""
+
+    def maker(work: Work) -> tuple[Contestant, int]:
+        module = make(work)
+        x = data(work)[0].requires_grad_()
+        grad_output = torch.rand(work.batch, work.sizes[-1], dtype=work.dtype)
+        leaves = [x, *module.parameters()]
+        return lambda: torch.autograd.grad(module(x), leaves, grad_output), 1
+
+    return maker
+
+
+STEP: dict[str, Maker] = {
+    "torch eager": _of_torch(),
+    "torch eager, foreach": _of_torch(foreach=True),
+    "torch eager, fused": _of_torch(fused=True),
+    "torch.compile": _of_torch(compiled=True),
+    "ours: layers": layers,
+    "ours: NetworkCost": network_cost,
+    "ours: Network": network(),
+    "ours: Network compiled": network(compile=True),
+    "JAX step": jax_step,
+    "JAX epoch (scan)": jax_epoch,
+    "NumPy, mini-batches": numpy_batches,
+    "NumPy, sample by sample": numpy_samples,
+    "scikit-learn": scikit_learn,
+    "products alone": products,
+}
+LAYER: dict[str, Maker] = {
+    "Linear + Sigmoid": _layer(torch_layers),
+    "ours: LinearSigmoid": _layer(lambda work: nn.LinearSigmoid(*work.sizes, dtype=work.dtype)),
+}
+CONTESTANTS = {"step": STEP, "layer": LAYER}
