@@ -1,1 +1,1 @@
-"""How fast the backward passes are, beside torch's own, JAX, scikit-learn and NumPy: what `scripts/benchmark.py` runs."""
+"""How fast the backward passes are beside torch's own, JAX, scikit-learn and NumPy; `scripts/benchmark.py` runs it."""

@@ -172,7 +172,7 @@ def scikit_learn(work: Work) -> tuple[Contestant, int] | None:
     x = data(work, STEPS)[0].numpy()
     labels = torch.arange(len(x)) % work.sizes[-1]
     classes = list(range(work.sizes[-1]))
-    return lambda: model.partial_fit(x, labels.numpy(), classes), STEPS
+    return lambda: model.partial_fit(x, labels.numpy(), classes=classes), STEPS
 
 
 def products(work: Work) -> tuple[Contestant, int]:
@@ -226,6 +226,6 @@ STEP: dict[str, Maker] = {
 }
 LAYER: dict[str, Maker] = {
     "Linear + Sigmoid": _layer(torch_layers),
-    "ours: LinearSigmoid": _layer(lambda work: nn.LinearSigmoid(*work.sizes, dtype=work.dtype)),
+    "ours: LinearSigmoid": _layer(lambda work: nn.LinearSigmoid(work.sizes[0], work.sizes[1], dtype=work.dtype)),
 }
 CONTESTANTS = {"step": STEP, "layer": LAYER}

@@ -1,4 +1,4 @@
-"""Contestants timed in turn in one process, since only ratios within one run mean anything on a machine that others use."""
+"""Contestants timed in turn in one process: on a machine that others use, only ratios within one run mean anything."""
 
 import csv
 import statistics
@@ -56,9 +56,9 @@ class Work:
 
 
 def race(work: Work, contestants: Mapping[str, tuple[Contestant, int]], seconds: float) -> list[Timing]:
-    """Time contestants in turn, for so many seconds in all. Each is a function and the steps that a call of it takes."""
+    """Time contestants in turn, for so many seconds in all. Each is a function and the steps that one call takes."""
     calls = {}
-    for name, (run, steps) in contestants.items():
+    for name, (run, _) in contestants.items():
         run()
         run()
         started = time.perf_counter()
