@@ -84,7 +84,9 @@ def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor
 
 
 def _large(a: Tensor, b: Tensor) -> bool:
-    return type(a) in _PLAIN and a.shape[:-1].numel() * b.numel() >= _smallest
+    # While a graph is traced, its sizes are symbols, and to compare one would bind the graph to the answer.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not traced and type(a) in _PLAIN and a.shape[:-1].numel() * b.numel() >= _smallest
 
 
 def _onednn_can(*tensors: Tensor) -> bool:
@@ -94,7 +96,6 @@ def _onednn_can(*tensors: Tensor) -> bool:
         and all(x.is_contiguous() or x.mT.is_contiguous() for x in tensors if x.dim() > 1)
         and all(x.numel() for x in tensors)
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and not torch.is_autocast_enabled("cpu")
