@@ -140,7 +140,7 @@ RECIPES = {
             shift=1,
             validation=False,
             threads=0,
-            inspect_every=100,
+            inspect_every=500,
         ),
         'our own; one hidden layer of 800 as in Simard, Steinkraus and Platt (2003), shifts as in chapter 3, "Other '
         'techniques for regularization"',

@@ -12,7 +12,7 @@ SATURATED = 0.01
 NEAR_ZERO = 0.01
 """An input is called near 0 where |a_in| is below this."""
 
-BINS = 64
+BINS = 32
 COUNTED = 2**20
 """A histogram of more values than this is one of every so manieth of them."""
 

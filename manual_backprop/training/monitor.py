@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 EVERY = 1000
 """Steps between two recorded ones: few enough to stay under 5 % of the time of the smallest network's steps."""
 
+PICTURED = 10
+"""Of so many recorded steps one, the first, shows the weights as pictures: a PNG takes longer than all the rest."""
+
 LAYOUT = {
     "Learning": {
         "cost": ["Multiline", ["cost/(train|validation|test)$"]],
@@ -90,19 +93,16 @@ class Monitor:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every: expected a positive number of steps, found {every!r}")
         self.model, self.writer, self.every, self.reference = model, writer, every, reference
-        self.step = 0
+        self.step = self._recorded = 0
         self._recording: Recording | None = None
-        self._handles: list[Any] = []
+        self._handle: Any = None
         self._paused = not _first_rank()
         if self._paused:
             return
         if not hasattr(writer, "add_histogram_raw"):
             raise TypeError(f"writer: expected a SummaryWriter, found {type(writer).__name__}")
         writer.add_custom_scalars(LAYOUT)
-        self._handles = [
-            model.register_forward_pre_hook(_Begins(self)),
-            model.register_forward_hook(_Ends(self), always_call=True),
-        ]
+        self._handle = model.register_forward_pre_hook(_Hook(self))
 
     def flush(self) -> None:
         """Write what the last recorded step showed now, with its learning speeds up to now."""
@@ -111,9 +111,8 @@ class Monitor:
     def close(self) -> None:
         """Write what is left, and leave the model as it was."""
         self.flush()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        if self._handle is not None:
+            self._handle.remove()
 
     def __enter__(self) -> "Monitor":
         return self
@@ -143,11 +142,7 @@ class Monitor:
         if step % self.every == 0:
             self.flush()
             self._recording = Recording(_unwrapped(self.model), step, self.reference)
-            self._recording.attach(layers=not hasattr(self.model, "_orig_mod"))
-
-    def _forward_ends(self) -> None:
-        if self._recording is not None:
-            self._recording.forward_ends()
+            self._recording.attach(self.model, layers=not hasattr(self.model, "_orig_mod"))
 
     def _write(self, last: bool) -> None:
         """What the recorded step showed, once; its learning speeds when the parameters have moved: where gradients are
@@ -164,41 +159,34 @@ class Monitor:
             self._recording = None
 
     def _write_content(self, recording: Recording) -> None:
-        step = recording.step
-        picture = recording.image() if recording.histograms else None
+        if recording.written:
+            return
+        recording.written, step = True, recording.step
+        picture = recording.image() if self._recorded % PICTURED == 0 else None
         if picture is not None:
             self.writer.add_image(*picture, step)
+        self._recorded += 1
         for tag, value in recording.scalars.items():
             self.writer.add_scalar(tag, value, step)
         for tag, histogram in recording.histograms.items():
             self.writer.add_histogram_raw(tag, *histogram, global_step=step)
         if recording.marks:
             self.writer.add_text("not_finite", "\n".join(f"- {mark}" for mark in recording.marks), step)
-        for content in (recording.scalars, recording.histograms, recording.marks):
-            content.clear()
 
 
 class _Hook:
-    """A hook of the model as a whole. A copy of the model, or one read from a file, is not monitored: there the hook
-    does nothing."""
+    """The hook of the model as a whole. A copy of the model, or one read from a file, is not monitored: there it does
+    nothing."""
 
     def __init__(self, monitor: Monitor | None = None) -> None:
         self.monitor = monitor
 
-    def __reduce__(self) -> tuple:
-        return type(self), ()
-
-
-class _Begins(_Hook):
     def __call__(self, module: nn.Module, args: Any) -> None:
         if self.monitor is not None:
             self.monitor._forward_begins()
 
-
-class _Ends(_Hook):
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.monitor is not None:
-            self.monitor._forward_ends()
+    def __reduce__(self) -> tuple:
+        return type(self), ()
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -38,6 +38,7 @@ class Recording:
     Attributes:
         scalars, histograms: by tag.
         marks: a line for each tensor with a NaN or an infinity, in the order in which they came up.
+        written: whether they have been written.
     """
 
     def __init__(self, model: nn.Module, step: int, reference: bool) -> None:
@@ -45,6 +46,7 @@ class Recording:
         self.scalars: dict[str, float] = {}
         self.histograms: dict[str, Histogram] = {}
         self.marks: list[str] = []
+        self.written = False
         self.before = {name: p.detach().clone() for name, p in _parameters(model)}
         self._layer_handles: list[Any] = []
         self._graph_handles: list[Any] = []
@@ -56,8 +58,11 @@ class Recording:
 
     # --- the hooks ------------------------------------------------------------------------------------------------
 
-    def attach(self, layers: bool) -> None:
-        """Before the forward pass. ``layers``: False where hooks on layers do not run, in a compiled model."""
+    def attach(self, whole: nn.Module, layers: bool) -> None:
+        """Before the forward pass of ``whole``, the model in its wrappers. ``layers``: False where hooks on layers do
+        not run, in a compiled model."""
+        ends = whole.register_forward_hook(lambda *_: self.forward_ends(), always_call=True)
+        self._layer_handles.append(ends)
         for path, module in self.model.named_modules() if layers else ():
             path = path or type(module).__name__
             if isinstance(module, ELEMENTWISE):

@@ -148,9 +148,9 @@ def test_tensorboard_shows_every_dashboard(browser, tensorboard, data_root, tmp_
         assert errors(browser) == [], page
     browser.get("about:blank")
     browser.get(f"{address}/#projector")
-    frame = WebDriverWait(browser, PATIENCE).until(lambda b: b.find_element(By.TAG_NAME, "iframe"))
-    browser.switch_to.frame(frame)
-    shown(browser, ["Points: 1000"], "projector")
+    for _ in range(2):  # the page of the plugin is a frame in a frame
+        browser.switch_to.frame(WebDriverWait(browser, PATIENCE).until(lambda b: b.find_element(By.TAG_NAME, "iframe")))
+    shown(browser, ["Points:", "1000", "Dimension:", "30"], "projector")
     assert errors(browser) == []
 
 
