@@ -151,7 +151,7 @@ def _loud(subject: Subject, broken: Broken, which: str) -> bool:
 
 def _run(subject: Subject, tensors: list[Any], which: str) -> Gradients:
     if which == "inputs":
-        return subject.gradients(tensors, subject.plain.cotangents, keep_layout=True)
+        return subject.gradients(tensors, subject.plain.cotangents, own=True)
     return subject.differentiate(subject.run(), tensors, own=True)
 
 

@@ -5,7 +5,7 @@ import copy
 import inspect
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,16 +40,17 @@ def repeat(subject: Subject) -> Iterator[Finding]:
 def threads(subject: Subject) -> Iterator[Finding]:
     """MB902: passes in several threads at once, each with its own inputs, do not disturb each other."""
     _ = subject.plain
-    values = [subject.values if k == 0 else subject.elsewhere(("thread", k)) for k in range(THREADS)]
-    expected = [subject.gradients(v) for v in values]
-    replicas = [_replica(subject) for _ in range(THREADS)]
-    found: list[list[Gradients]] = [[] for _ in range(THREADS)]
+    count, rounds = (2, 1) if subject.large else (THREADS, ROUNDS)
+    values = [subject.values if k == 0 else subject.elsewhere(("thread", k)) for k in range(count)]
+    expected = [subject.plain.gradients, *(subject.gradients(v) for v in values[1:])]
+    replicas = [_replica(subject) for _ in range(count)]
+    found: list[list[Gradients]] = [[] for _ in range(count)]
     errors: list[BaseException] = []
-    barrier = threading.Barrier(THREADS)
+    barrier = threading.Barrier(count)
 
     def work(k: int) -> None:
         try:
-            for _ in range(1 if subject.large else ROUNDS):
+            for _ in range(rounds):
                 graph = replicas[k].run(values[k])
                 barrier.wait(10)  # all forwards are done before any backward starts
                 found[k].append(replicas[k].differentiate(graph, replicas[k].cotangents(graph.outputs)))
@@ -58,7 +59,7 @@ def threads(subject: Subject) -> Iterator[Finding]:
             errors.append(error)
             barrier.abort()
 
-    _run_all(work)
+    _run_all(work, count)
     real_errors = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
     if real_errors:
         yield fail(
@@ -74,7 +75,7 @@ def threads(subject: Subject) -> Iterator[Finding]:
     apart = _in_another_thread(replicas[0], values[0])
     message = "the gradient of {name} is another when backward runs in another thread than forward"
     yield from differing(subject, apart, expected[0], message, **words)
-    for k in range(THREADS):
+    for k in range(count):
         for actual in found[k]:
             message = "the gradient of {name} is another when several threads run at once"
             wrong = list(differing(subject, actual, expected[k], message, noise=[0.0] * len(actual), **words))
@@ -141,11 +142,11 @@ def _before_line(line: int, codes: set[Any], thread: threading.Thread) -> Iterat
         sys.settrace(before)
 
 
-def _run_all(work: object) -> None:
+def _run_all(work: Callable[[int], None], count: int) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(THREADS)]  # type: ignore[arg-type]
+        workers = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(count)]
         for worker in workers:
             worker.start()
         for worker in workers:
