@@ -1,6 +1,7 @@
 """What is validated: the callable, its inputs as named slots, and the runs that many probes compare with."""
 
 import copy
+import ctypes
 import functools
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,6 +18,11 @@ from manual_backprop.validation.naming import argument_names, callable_of, name_
 from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, pieces, real
 
 Gradients = list[Tensor | None]
+
+try:
+    _trim: Any = ctypes.CDLL(None).malloc_trim
+except (AttributeError, OSError, TypeError):  # not glibc
+    _trim = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,9 @@ class Subject:
         leaves, self.structure = pytree.tree_flatten(tuple(inputs))
         self.leaves: list[Any] = [*leaves, *self.parameters.values()]
         self.slots = self._find_slots(argument_names(func, inputs), len(leaves))
-        self.values = [_copied(self.leaves[slot.leaf]) for slot in self.slots]
+        self.values = [
+            self.leaves[slot.leaf].detach() for slot in self.slots
+        ]  # the caller's memory, which `run` copies
         self.needs = tuple(slot.asked for slot in self.slots)
         self.reference = None if reference is None else _reference(self, reference, inputs)
         self.in_place = False
@@ -103,6 +111,7 @@ class Subject:
         return [leaf for leaf in pytree.tree_leaves(self.raw_call(tensors, others)) if isinstance(leaf, Tensor)]
 
     def raw_call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> Any:
+        self._tidy()
         leaves = list(self.leaves if others is None else others)
         slots = {slot.leaf for slot in self.slots}
         for place, leaf in enumerate(leaves):
@@ -165,6 +174,7 @@ class Subject:
         if not pairs or not asked:
             return [None] * len(graph.leaves)
         outputs, given = zip(*pairs, strict=True)
+        self._tidy()
         try:
             found = iter(torch.autograd.grad(outputs, asked, given, allow_unused=True, **options))
         except Exception as error:
@@ -182,6 +192,12 @@ class Subject:
         """One forward and backward pass."""
         graph = self.run(values, needs, own, others)
         return self.differentiate(graph, self.cotangents(graph.outputs) if cotangents is None else cotangents)
+
+    def _tidy(self) -> None:
+        """Hands freed memory back before a large pass: glibc keeps holes that the next tensor of that size does not fit
+        into, since it is aligned."""
+        if self.large and _trim is not None:
+            _trim(0)
 
     # --- what they are compared with ----------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ def _compared(subject: Subject, layout: Layout, which: str, words: str) -> list[
     changed: list[Any] = [None if t is None else layout(t) for t in before]
     if all(c is None for c in changed):
         return None
-    changed = [t if c is None else c for t, c in zip(before, changed, strict=True)]
+    changed = [_kept(t) if c is None else c for t, c in zip(before, changed, strict=True)]
     dense: list[Any] = [None if c is None else _dense(c) for c in changed]
     setting = f"only for {which} that are {words}"
     same_values = layout not in (expanded, summed)
@@ -128,6 +128,10 @@ def _compared(subject: Subject, layout: Layout, which: str, words: str) -> list[
     if found and which == "inputs" and not same_values and _kinked(subject, dense):
         return []
     return found
+
+
+def _kept(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.clone()
 
 
 def _dense(value: Tensor) -> Tensor:

@@ -77,7 +77,12 @@ def _second_order(
     draw = subject.generator(what)
     try:
         leaves, first = gradients(start, True)
-        weights = [torch.randn(g.shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype) for g in first]
+        # One row for all rows of a large gradient: it is held all along.
+        shapes = [g.shape[-1:] if subject.large else g.shape for g in first]
+        weights = [
+            torch.randn(shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype).expand(g.shape)
+            for g, shape in zip(first, shapes, strict=True)
+        ]
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
         finite = all(bool(g.isfinite().all()) for g in first)
         size = sum(norm(w, g) ** 2 for w, g in zip(weights, first, strict=True)) ** 0.5
