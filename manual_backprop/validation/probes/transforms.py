@@ -310,7 +310,7 @@ def func(subject: Subject) -> Iterator[Finding]:
         return [subject.values[i].clone() for i in asked]
 
     given = tuple(plain.cotangents[i].clone() for i in subject.targets)
-    ways: list[tuple[str, Callable[[], Sequence[Tensor]]]] = [
+    ways: list[tuple[str, Callable[[], Sequence[Tensor | None]]]] = [
         ("torch.func.vjp", lambda: torch.func.vjp(chosen, *values())[1](given)),
         ("torch.func.grad", lambda: torch.func.grad(contracted, argnums=tuple(range(len(asked))))(*values())),
     ]
@@ -338,15 +338,15 @@ def func(subject: Subject) -> Iterator[Finding]:
         raise Skipped(refusals[0])
 
 
-def _batched(subject: Subject) -> list[Tensor]:
+def _batched(subject: Subject) -> Gradients:
     """The plain gradient as the difference of two of a batch: vmap over backward alone."""
     graph = subject.run()
     pairs = [(o, c) for o, c in zip(graph.outputs, subject.plain.cotangents, strict=True) if c is not None]
     asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
     given = [torch.stack([2 * c, c]) for _, c in pairs]
     found = torch.autograd.grad([o for o, _ in pairs], asked, given, is_grads_batched=True, allow_unused=True)
-    graph.leaves.clear()
-    return [torch.zeros_like(leaf) if g is None else g[0] - g[1] for g, leaf in zip(found, asked, strict=True)]
+    del graph, pairs, asked
+    return [None if g is None else g[0] - g[1] for g in found]
 
 
 def _contracted_jacobian(function: Callable[..., Any], values: Tensors, given: Sequence[Tensor]) -> Tensors:
