@@ -1,7 +1,6 @@
 """What is validated: the callable, its inputs as named slots, and the runs that many probes compare with."""
 
 import copy
-import ctypes
 import functools
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,17 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from manual_backprop.validation import tolerances
+from manual_backprop.validation import memory, tolerances
 from manual_backprop.validation.differences import normal
 from manual_backprop.validation.naming import argument_names, callable_of, name_of
 from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, pieces, real
 
 Gradients = list[Tensor | None]
-
-try:
-    _trim: Any = ctypes.CDLL(None).malloc_trim
-except (AttributeError, OSError, TypeError):  # not glibc
-    _trim = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +82,7 @@ class Subject:
         leaves, self.structure = pytree.tree_flatten(tuple(inputs))
         self.leaves: list[Any] = [*leaves, *self.parameters.values()]
         self.slots = self._find_slots(argument_names(func, inputs), len(leaves))
-        self.values = [
-            self.leaves[slot.leaf].detach() for slot in self.slots
-        ]  # the caller's memory, which `run` copies
+        self.values = [self.leaves[slot.leaf].detach() for slot in self.slots]  # the caller's memory: `run` copies it
         self.needs = tuple(slot.asked for slot in self.slots)
         self.reference = None if reference is None else _reference(self, reference, inputs)
         self.in_place = False
@@ -111,7 +103,6 @@ class Subject:
         return [leaf for leaf in pytree.tree_leaves(self.raw_call(tensors, others)) if isinstance(leaf, Tensor)]
 
     def raw_call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> Any:
-        self._tidy()
         leaves = list(self.leaves if others is None else others)
         slots = {slot.leaf for slot in self.slots}
         for place, leaf in enumerate(leaves):
@@ -174,7 +165,6 @@ class Subject:
         if not pairs or not asked:
             return [None] * len(graph.leaves)
         outputs, given = zip(*pairs, strict=True)
-        self._tidy()
         try:
             found = iter(torch.autograd.grad(outputs, asked, given, allow_unused=True, **options))
         except Exception as error:
@@ -193,12 +183,6 @@ class Subject:
         graph = self.run(values, needs, own, others)
         return self.differentiate(graph, self.cotangents(graph.outputs) if cotangents is None else cotangents)
 
-    def _tidy(self) -> None:
-        """Hands freed memory back before a large pass: glibc keeps holes that the next tensor of that size does not fit
-        into, since it is aligned."""
-        if self.large and _trim is not None:
-            _trim(0)
-
     # --- what they are compared with ----------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -214,7 +198,7 @@ class Subject:
     @property
     def large(self) -> bool:
         """Whether one pass takes long enough for the probes to ask fewer questions of each kind."""
-        return sum(value.numel() for value in self.values) > 100_000
+        return memory.large(self.values)
 
     @functools.cached_property
     def targets(self) -> list[int]:
@@ -282,6 +266,8 @@ class Subject:
                 if before is not None and after is not None and before.shape == after.shape and before.numel():
                     size = max(largest(before), largest(self.plain.gradients[i]))
                     total[i] = _noisier(total[i], after, before, size)
+            found.clear()
+            after = None
         return total
 
     def compare(
@@ -322,13 +308,13 @@ class Subject:
             exact = self._of_many_bits()
             plain = self.outputs(exact)
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
-                rounded = [_through(v, dtype) if need else v for v, need in zip(exact, self.needs, strict=True)]
                 few, many = (
                     self.outputs(self.nearby("varies", by, exact), own=True) for by in (32 * epsilon(dtype), 0.3)
                 )
                 # So small a step changes about as many outputs as a large one does: a floor or a sign would not.
                 varies = _changed(few, plain) > 0.5 * _changed(many, plain)
-                if _changed(self.outputs(rounded), plain) or not varies:
+                through = [_through(v, dtype) if need else v for v, need in zip(exact, self.needs, strict=True)]
+                if _changed(self.outputs(through), plain) or not varies:
                     break
                 found = dtype
             if found == torch.float64 and self._grainy(exact):

@@ -98,20 +98,32 @@ def _second_order(
     everywhere = [i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel()]
     found = [leaf.grad for leaf in leaves]
     del leaves, loss
+    # What is asked of the second-order gradient, so that it need not be held while the differences are taken.
+    along = {
+        places: _along(found, _direction(subject, start, places))
+        for places in (tuple(everywhere), *((i,) for i in everywhere))
+    }
+    del found
 
     def function(tensors: Tensors) -> Tensors:
         with torch.enable_grad():
             return [g.detach() for g in gradients(tensors, False)[1]]
 
-    def judged(places: Sequence[int]) -> tuple[str, Slope, float]:
-        return _second_verdict(oracle, function, start, places, found, weights, size)
+    def judged(*places: int) -> tuple[str, Slope]:
+        slope = slopes(function, start, _direction(subject, start, places), [weights], oracle.dtype)[0]
+        # Second-order terms that are nothing beside the gradient's own size are rounding. What is computed in float32
+        # is not even zero where it should be, so there the outputs' size counts too.
+        exact = real(oracle.dtype) == torch.float64
+        slope.error += 1e-9 * size if exact else 1e-3 * (size + max(largest(y) for y in oracle.outputs))
+        return slope.judge(*along[places], oracle.dtype), slope
 
-    verdict, slope, by = judged(everywhere)
+    verdict, slope = judged(*everywhere)
     if verdict == "right":
         return
     if verdict != "wrong":
         raise Inconclusive(f"{what}: a kink, or noise above the difference looked for")
-    wrong = [i for i in everywhere if judged([i])[0] == "wrong"]
+    wrong = [i for i in everywhere if judged(i)[0] == "wrong"]
+    by = along[tuple(everywhere)][0]
     cause = "the gradient is cut off from the graph: " if silent else ""
     yield fail(
         f"{what}: the derivative by {', '.join(names[i] for i in wrong or everywhere)} is wrong, without an error",
@@ -124,30 +136,18 @@ def _second_order(
     )
 
 
-def _second_verdict(
-    oracle: Oracle,
-    function: Callable[[Tensors], Tensors],
-    start: Tensors,
-    places: Sequence[int],
-    found: Sequence[Tensor | None],
-    weights: Tensors,
-    first: float,
-) -> tuple[str, Slope, float]:
-    """`first` is the gradient's own size."""
-    draw = oracle.subject.generator("second", *places)
-    direction: list[Tensor | None] = [None] * len(start)
-    for i in places:
-        direction[i] = (
-            torch.randn(start[i].shape, generator=draw, dtype=torch.float64).to(start[i]).mul_(typical(start[i]))
-        )
-    slope = slopes(function, start, direction, [weights], oracle.dtype)[0]
-    analytic = sum(inner(g, v) for g, v in zip(found, direction, strict=True))
-    size = sum(norm(g, v) ** 2 for g, v in zip(found, direction, strict=True)) ** 0.5
-    # Second-order terms that are nothing beside it are rounding. What is computed in float32
-    # is not even zero where it should be, so there the outputs' size counts too.
-    exact = real(oracle.dtype) == torch.float64
-    slope.error += 1e-9 * first if exact else 1e-3 * (first + max(largest(y) for y in oracle.outputs))
-    return slope.judge(analytic, size, oracle.dtype), slope, analytic
+def _direction(subject: Subject, start: Tensors, places: tuple[int, ...]) -> list[Tensor | None]:
+    draw = subject.generator("second", *places)
+    return [
+        torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x).mul_(typical(x)) if i in places else None
+        for i, x in enumerate(start)
+    ]
+
+
+def _along(gradients: Gradients, direction: Sequence[Tensor | None]) -> tuple[float, float]:
+    """The derivative along a direction, and the size of the terms that it is a sum of."""
+    pairs = list(zip(gradients, direction, strict=True))
+    return sum(inner(g, v) for g, v in pairs), sum(norm(g, v) ** 2 for g, v in pairs) ** 0.5
 
 
 def _filled(found: Gradients, oracle: Oracle) -> Tensors:
@@ -228,7 +228,7 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
             continue
         setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axes})"
         for number in range(count):
-            sample_outputs, wanted = _pass(subject, _vmap_sample(subject, number, chosen))
+            sample_outputs, wanted = _pass(subject, number, chosen)
             values = [o[number] for o in outputs]
             bad = [i for i, (a, b) in enumerate(zip(values, sample_outputs, strict=True))
                    if mismatch(a, b, SAME_RTOL[subject.dtype])]  # fmt: skip
@@ -244,19 +244,23 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
             yield from found
             if found:
                 return
+            del sample_outputs, wanted
     if len(refusals) == len(choices):
         raise Skipped(f"vmap is refused loudly: {refusals[0]}")
 
 
 def _vmap_sample(subject: Subject, number: int, chosen: tuple[int, ...]) -> Tensors:
+    """Memory of nobody else's, but for number 0."""
     if not number:
         return list(subject.values)
     near = subject.nearby(("vmap", number))
-    return [near[i] if i in chosen else value for i, value in enumerate(subject.values)]
+    return [near[i] if i in chosen else value.clone() for i, value in enumerate(subject.values)]
 
 
-def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
-    graph = subject.run(values)
+def _pass(subject: Subject, number: int, chosen: tuple[int, ...]) -> tuple[Tensors, Gradients]:
+    if not number:
+        return subject.plain.outputs, subject.plain.gradients
+    graph = subject.run(_vmap_sample(subject, number, chosen), own=True)
     gradients = subject.differentiate(graph, subject.cotangents(graph.outputs))
     return [output.detach() for output in graph.outputs], gradients
 
@@ -323,17 +327,17 @@ def func(subject: Subject) -> Iterator[Finding]:
     refusals = []
     for name, way in ways:
         try:
-            found = iter(way())
+            found = dict(zip(asked, way(), strict=True))
         except Exception as error:
             refusals.append(f"{name} is refused loudly: {one_line(error)}")
             continue
-        actual = [next(found) if i in asked else None for i in range(len(subject.values))]
+        actual = [found.get(i) for i in range(len(subject.values))]
         message = f"the gradient of {{name}} is another under {name}"
         wrong = list(differing(subject, actual, plain.gradients, message, f"only under {name}"))
         yield from wrong
         if wrong:
             return
-        del actual
+        del actual, found
     if len(refusals) == len(ways):
         raise Skipped(refusals[0])
 
@@ -343,10 +347,11 @@ def _batched(subject: Subject) -> Gradients:
     graph = subject.run()
     pairs = [(o, c) for o, c in zip(graph.outputs, subject.plain.cotangents, strict=True) if c is not None]
     asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
-    given = [torch.stack([2 * c, c]) for _, c in pairs]
+    # A large gradient is one of a batch of one.
+    given = [c[None] if subject.large else torch.stack([2 * c, c]) for _, c in pairs]
     found = torch.autograd.grad([o for o, _ in pairs], asked, given, is_grads_batched=True, allow_unused=True)
     del graph, pairs, asked
-    return [None if g is None else g[0] - g[1] for g in found]
+    return [None if g is None else g[0] if subject.large else g[0] - g[1] for g in found]
 
 
 def _contracted_jacobian(function: Callable[..., Any], values: Tensors, given: Sequence[Tensor]) -> Tensors:
