@@ -4,14 +4,14 @@
     python scripts/benchmark_validate.py --large        # 1e6-element inputs too
 
 Linear-sigmoid layers in float64 on the CPU; the contestants take turns in one process, after one warm-up each (a first
-call in a process imports parts of torch, some seconds by themselves). Median and 20/80 percentiles. Memory: the peak of
-the process over what it held before the first turn, and beside it that of one forward and backward pass.
+call in a process imports parts of torch, some seconds by themselves). Median and 20/80 percentiles. Memory: how far one
+turn lifts the peak (VmHWM, so Linux only) of a process of its own, which has taken a turn with small inputs before.
 """
 
 import argparse
 import csv
 import datetime
-import resource
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,16 +61,13 @@ def contestants(name: str) -> dict[str, Callable[[tuple[Tensor, ...]], object]]:
 
 def measured(name: str, inputs: tuple[Tensor, ...], repeats: int) -> list[dict[str, object]]:
     seconds: dict[str, list[float]] = {}
-    peaks: dict[str, float] = {}
     runs = contestants(name)
     for turn in range(repeats + (name not in LARGE)):
         for contestant, run in runs.items():
-            held = peak_mib()
             started = time.perf_counter()
             run(inputs)
             if turn or name in LARGE:
                 seconds.setdefault(contestant, []).append(time.perf_counter() - started)
-            peaks[contestant] = max(peaks.get(contestant, 0.0), peak_mib() - held)
     return [
         {
             "date": datetime.date.today().isoformat(),
@@ -83,7 +80,7 @@ def measured(name: str, inputs: tuple[Tensor, ...], repeats: int) -> list[dict[s
             "median_s": f"{quantile(times, 0.5):.4f}",
             "p20_s": f"{quantile(times, 0.2):.4f}",
             "p80_s": f"{quantile(times, 0.8):.4f}",
-            "peak_mib": f"{peaks[contestant]:.1f}",
+            "peak_mib": f"{risen(name, contestant):.1f}",
         }
         for contestant, times in seconds.items()
     ]
@@ -93,8 +90,25 @@ def quantile(times: list[float], q: float) -> float:
     return float(torch.tensor(times).quantile(q))
 
 
+def risen(name: str, contestant: str) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(rise_here, (name, contestant))
+
+
+def rise_here(name: str, contestant: str) -> float:
+    """By how many MiB one turn lifts the peak of this process."""
+    run = contestants(name)[contestant]
+    run(made(*SIZES["small"]))
+    inputs = made(*(SIZES | LARGE)[name])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = peak_mib()
+    run(inputs)
+    return peak_mib() - before
+
+
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def written(rows: list[dict[str, object]], path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.audit import functions_of, same_bytes, snapshot
+from manual_backprop.validation.audit import functions_of, snapshot
 from manual_backprop.validation.probe import Skipped
 from manual_backprop.validation.report import Finding, fail
 from manual_backprop.validation.subject import Broken, Subject
@@ -34,7 +34,7 @@ def _memory_of_others(subject: Subject, cotangents: list[Any]) -> Iterator[Findi
             if not _overlapping(gradient) and not gradient._is_zerotensor():
                 gradient.add_(1)
     for i, (old, new) in enumerate(zip(before, snapshot(kept), strict=True)):
-        if not same_bytes(old, new):
+        if old != new:
             what = f"input `{subject.slots[i].name}`" if i < len(graph.leaves) else f"output {i - len(graph.leaves)}"
             yield fail(
                 f"a returned gradient is the memory of {what}: changing one changes the other",
@@ -47,11 +47,11 @@ def _buffer_reused(subject: Subject) -> Iterator[Finding]:
     first = subject.gradients()
     before = snapshot(first)
     try:
-        subject.gradients(subject.elsewhere("alias"))
+        subject.gradients(subject.elsewhere("alias"), own=True)
     except Broken:
         return
     for slot, (old, new) in enumerate(zip(before, snapshot(first), strict=True)):
-        if not same_bytes(old, new):
+        if old != new:
             yield fail(
                 f"the gradient of `{subject.slots[slot].name}` changes when another pass runs",
                 cause="backward returns the same buffer each time",
@@ -73,7 +73,7 @@ def _leaves_share(subject: Subject) -> Iterator[Finding]:
         assert gradient is not None
         gradient.add_(1)
         for (other, _), old, new in zip(others, before, snapshot(g for _, g in others), strict=True):
-            if not same_bytes(old, new):
+            if old != new:
                 yield fail(
                     f"the gradients of `{name}` and `{other}` share memory: changing one in place changes the other",
                     cause="two views of one tensor are returned",

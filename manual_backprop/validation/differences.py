@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, epsilon, largest, real, wide
+from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, dense, epsilon, largest, pieces, real, wide
 
 Verdict = Literal["right", "wrong", "kink", "unknown"]
 
@@ -53,19 +53,23 @@ def settled(slope: Slope) -> bool:
     return not slope.kinked and math.isfinite(slope.central) and slope.error < 1e-2 * size + 1e-6
 
 
-def inner(a: Tensor | None, b: Tensor | None) -> float:
-    """Re⟨a, b⟩ = Re Σ conj(a)·b, torch's convention for complex gradients; 0 where either is None."""
+def inner(a: Tensor | None, b: Tensor | None, less: Tensor | None = None) -> float:
+    """Re⟨a, b⟩ = Re Σ conj(a)·b, torch's convention for complex gradients, or Re⟨a, b − less⟩; 0 where one is None."""
     if a is None or b is None or a.numel() == 0:
         return 0.0
-    product = wide(a).conj() * wide(b)
-    return float(product.real.sum() if product.is_complex() else product.sum())
+    if less is not None:
+        products = (wide(x).conj() * wide(y - z) for x, y, z in pieces(dense(a), dense(b), dense(less)))
+    else:
+        products = (wide(x).conj() * wide(y) for x, y in pieces(dense(a), dense(b)))
+    return sum(float((product.real if product.is_complex() else product).sum()) for product in products)
 
 
 def norm(a: Tensor | None, b: Tensor | None) -> float:
     """√Σ|a·b|², the size that an inner product of random signs has."""
     if a is None or b is None or a.numel() == 0:
         return 0.0
-    return float((wide(a) * wide(b)).abs().nan_to_num(0.0, 0.0, 0.0).square().sum().sqrt())
+    sizes = ((wide(x) * wide(y)).abs().nan_to_num(0.0, 0.0, 0.0) for x, y in pieces(dense(a), dense(b)))
+    return math.sqrt(sum(float(size.square().sum()) for size in sizes))
 
 
 def slopes(
@@ -78,29 +82,24 @@ def slopes(
     """One `Slope` for each list of cotangents (one an output). `function` is run without autograd."""
 
     def at(step: float) -> list[Tensor]:
-        moved = [x if v is None else x + (step * v).to(x.dtype) for x, v in zip(values, direction, strict=True)]
-        try:
-            with torch.no_grad():
-                return function(moved)
-        except Exception:  # a step out of the domain
-            if step == 0.0:
-                raise
-            return [torch.full_like(y, torch.nan) if y.is_floating_point() else y for y in start]
+        with torch.no_grad():
+            return function(moved(values, direction, step))
 
-    def phi(outputs: list[Tensor]) -> list[float]:
+    def phi(step: float) -> list[float]:
+        try:
+            outputs = at(step)
+        except Exception:  # a step out of the domain
+            outputs = []
+        if [y.shape for y in outputs] != [y0.shape for y0 in start]:
+            return [math.nan] * len(cotangents)
         return [
-            sum(inner(g, y - y0) for g, y, y0 in zip(gs, outputs, start, strict=True) if g is not None)
+            sum(inner(g, y, y0) for g, y, y0 in zip(gs, outputs, start, strict=True) if g is not None)
             for gs in cotangents
         ]
 
     start = at(0.0)
     steps = STEPS.get(real(dtype), STEPS[torch.float32])
-    sides = []
-    for step in steps:
-        ahead, behind = at(step), at(-step)
-        if any(_misfit(y, y0) for y, y0 in zip([*ahead, *behind], [*start, *start], strict=True)):
-            ahead = behind = [torch.full_like(y, torch.nan) if y.is_floating_point() else y for y in start]
-        sides.append((phi(ahead), phi(behind)))
+    sides = [(phi(step), phi(-step)) for step in steps]
     found = []
     for i, gs in enumerate(cotangents):
         # Rounding in f, one unit in the last place of each output, is what a difference quotient divides by h.
@@ -117,8 +116,9 @@ def _position_error(values: Sequence[Tensor], direction: Sequence[Tensor | None]
     return 0.1 * epsilon(dtype) * max(sizes, default=0.0)
 
 
-def _misfit(a: Tensor, b: Tensor) -> bool:
-    return a.shape != b.shape
+def moved(values: Sequence[Tensor], direction: Sequence[Tensor | None], step: float) -> list[Tensor]:
+    """x + h·v in fresh memory, which a function may write to."""
+    return [x.clone() if v is None else (step * v).to(x.dtype).add_(x) for x, v in zip(values, direction, strict=True)]
 
 
 def _slope(steps: Sequence[float], sides: Sequence[tuple[float, float]], rounding: float) -> Slope:
@@ -151,15 +151,15 @@ def _kinked(
 
 def probe_direction(value: Tensor, draw: torch.Generator, longest: float = math.inf) -> Tensor:
     """A random direction whose steps are relative to the size of `value`."""
-    return normal(value, draw) * min(typical(value), longest)
+    return normal(value, draw).mul_(min(typical(value), longest))
 
 
 def typical(value: Tensor) -> float:
     """The root mean square of the finite elements, 1 where that is 0."""
     if value.numel() == 0:
         return 1.0
-    size = wide(value).abs().nan_to_num(0.0, 0.0, 0.0).square().mean().sqrt().item()
-    return size or 1.0
+    sizes = (wide(part).abs().nan_to_num(0.0, 0.0, 0.0) for (part,) in pieces(dense(value)))
+    return math.sqrt(sum(float(size.square().sum()) for size in sizes) / value.numel()) or 1.0
 
 
 def normal(like: Tensor, draw: torch.Generator) -> Tensor:

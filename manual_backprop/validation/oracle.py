@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manual_backprop.validation import tolerances
 from manual_backprop.validation.differences import Slope, Verdict, inner, norm, probe_direction, slopes, typical
-from manual_backprop.validation.subject import Broken, Gradients, Subject
+from manual_backprop.validation.subject import Broken, Subject
 from manual_backprop.validation.tolerances import COMPLEX_OF, coarsest, largest, real
 
 DIRECTIONS = 2
@@ -59,16 +59,22 @@ class Oracle:
         self.subject, self.others, self.longest = subject, others, longest
         given = list(subject.values if values is None else values)
         self.values = self._widened(given) if widen else given
-        graph = subject.run(self.values, others=others)
+        if values is None and self.values is given:
+            plain = subject.plain
+            self.outputs, self.cotangents, self.gradients = plain.outputs, plain.cotangents, plain.gradients
+        else:
+            graph = subject.run(self.values, others=others)
+            self.outputs = [y.detach().clone() for y in graph.outputs]
+            self.cotangents = subject.cotangents(graph.outputs)
+            self.gradients = subject.differentiate(graph, self.cotangents)
         self.dtype = min(
-            (coarsest([*self.values, *graph.outputs]), subject.computes_in), key=tolerances.PRECISION_ORDER.index
+            (coarsest([*self.values, *self.outputs]), subject.computes_in), key=tolerances.PRECISION_ORDER.index
         )
-        self.outputs = [y.detach().clone() for y in graph.outputs]
-        self.cotangents = subject.cotangents(graph.outputs)
-        self.gradients: Gradients = subject.differentiate(graph, self.cotangents)
 
     def _widened(self, values: list[Tensor]) -> list[Tensor]:
         wide = [in_dtype(value, torch.float64) for value in values]
+        if all(a.dtype == b.dtype for a, b in zip(wide, values, strict=True)):
+            return values
         try:
             plain = self.subject.run(wide, others=self.others)
             self.subject.differentiate(plain, self.subject.cotangents(plain.outputs))
@@ -91,9 +97,8 @@ class Oracle:
         return finite and real(self.dtype) in (torch.float64, torch.float32)
 
     def function(self, values: list[Tensor]) -> list[Tensor]:
-        if self.subject.module is not None or self.subject.in_place:
-            return self.subject.call(values, self.others)
-        return self.subject.call([value.clone() for value in values], self.others)
+        """The outputs at values that nobody else needs."""
+        return self.subject.call(values, self.others)
 
     def slope(self, direction: Sequence[Tensor | None], cotangents: Sequence[Tensor | None] | None = None) -> Slope:
         given = self.cotangents if cotangents is None else cotangents

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from manual_backprop.validation import memory
 from manual_backprop.validation.consequences import with_roots
 from manual_backprop.validation.exceptions import one_line, where
 from manual_backprop.validation.naming import name_of
@@ -67,11 +68,17 @@ def validate(
     trusted = not any(name.upper() in ("MB1", "MB101", "CALCULUS", "DERIVATIVE") for name in _listed(skip))
     arguments = _repro_arguments(reference, batch_dim, seed, len(samples))
     findings: list[Finding] = []
-    with _untouched():
+    with _untouched(), contextlib.ExitStack() as stack:
         subjects = [_subject(func, sample, reference, batch_dim, seed, trusted) for sample in samples]
+        stack.enter_context(memory.freed_at_once(value for subject in subjects for value in subject.values))
+        for subject in subjects:
+            if subject.large:  # what every comparison asks for, before a probe holds tensors of its own
+                with contextlib.suppress(Broken):
+                    _ = subject.dtype, subject.noise
         for number, probe in enumerate(probes):
             if progress is not None:
                 progress(probe, number, len(probes))
+            memory.tidy(value for subject in subjects for value in subject.values)
             repro = f'validate({name_of(func)}, inputs, only="{probe.code}"{arguments})'
             findings += [replace(finding, repro=repro) for finding in _asked(probe, subjects)]
     seconds = time.perf_counter() - started

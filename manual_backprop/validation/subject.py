@@ -3,7 +3,7 @@
 import copy
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from manual_backprop.validation import tolerances
+from manual_backprop.validation import memory, tolerances
 from manual_backprop.validation.differences import normal
 from manual_backprop.validation.naming import argument_names, callable_of, name_of
-from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, real
+from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, pieces, real
 
 Gradients = list[Tensor | None]
 
@@ -82,7 +82,7 @@ class Subject:
         leaves, self.structure = pytree.tree_flatten(tuple(inputs))
         self.leaves: list[Any] = [*leaves, *self.parameters.values()]
         self.slots = self._find_slots(argument_names(func, inputs), len(leaves))
-        self.values = [_copied(self.leaves[slot.leaf]) for slot in self.slots]
+        self.values = [self.leaves[slot.leaf].detach() for slot in self.slots]  # the caller's memory: `run` copies it
         self.needs = tuple(slot.asked for slot in self.slots)
         self.reference = None if reference is None else _reference(self, reference, inputs)
         self.in_place = False
@@ -104,8 +104,9 @@ class Subject:
 
     def raw_call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> Any:
         leaves = list(self.leaves if others is None else others)
+        slots = {slot.leaf for slot in self.slots}
         for place, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor) and others is None:
+            if isinstance(leaf, Tensor) and others is None and place not in slots:
                 leaves[place] = leaf.detach().clone()
         for slot, tensor in zip(self.slots, tensors, strict=True):
             leaves[slot.leaf] = tensor.clone() if self.in_place else tensor
@@ -121,23 +122,29 @@ class Subject:
         self,
         values: Sequence[Tensor] | None = None,
         needs: Sequence[bool] | None = None,
-        keep_layout: bool = False,
+        own: bool = False,
         others: Sequence[Any] | None = None,
     ) -> Graph:
         """A forward pass from fresh leaves, so that nothing of the caller's is ever touched.
+
+        `own` hands over the very tensors: for the sake of their layout, or since nobody else needs them.
 
         Raises:
             Broken: the forward pass raised.
         """
         values = self.values if values is None else values
         needs = self.needs if needs is None else needs
-        leaves = [value.detach() if keep_layout else _copied(value) for value in values]
+        leaves = [value.detach() if own else _copied(value) for value in values]
         for leaf, need in zip(leaves, needs, strict=True):
             leaf.requires_grad_(need)
         try:
             return Graph(leaves, self.call(leaves, others))
         except Exception as error:
             raise Broken("forward", error) from error
+
+    def outputs(self, values: Sequence[Tensor] | None = None, own: bool = False) -> list[Tensor]:
+        """Those of a forward pass, without its graph."""
+        return [output.detach() for output in self.run(values, own=own).outputs]
 
     def differentiate(
         self, graph: Graph, cotangents: Sequence[Tensor | None], own: bool = False, **options: bool
@@ -169,11 +176,11 @@ class Subject:
         values: Sequence[Tensor] | None = None,
         cotangents: Sequence[Tensor | None] | None = None,
         needs: Sequence[bool] | None = None,
-        keep_layout: bool = False,
+        own: bool = False,
         others: Sequence[Any] | None = None,
     ) -> Gradients:
         """One forward and backward pass."""
-        graph = self.run(values, needs, keep_layout, others)
+        graph = self.run(values, needs, own, others)
         return self.differentiate(graph, self.cotangents(graph.outputs) if cotangents is None else cotangents)
 
     # --- what they are compared with ----------------------------------------------------------------------------------
@@ -184,12 +191,14 @@ class Subject:
         cotangents = self.cotangents(graph.outputs)
         outputs = [output.detach().clone() for output in graph.outputs]
         gradients = self.differentiate(graph, cotangents)
-        return Plain(outputs, cotangents, [None if g is None else g.detach().clone() for g in gradients])
+        for i, gradient in enumerate(gradients):  # one after the other, so that no two are held twice
+            gradients[i] = None if gradient is None else gradient.detach().clone()
+        return Plain(outputs, cotangents, gradients)
 
     @property
     def large(self) -> bool:
         """Whether one pass takes long enough for the probes to ask fewer questions of each kind."""
-        return sum(value.numel() for value in self.values) > 100_000
+        return memory.large(self.values)
 
     @functools.cached_property
     def targets(self) -> list[int]:
@@ -204,7 +213,7 @@ class Subject:
         """Random incoming gradients, of both signs and of sizes far from 1; None for outputs that take none."""
         draw = self.generator("cotangents", *key)
         return [
-            normal(output, draw) * (0.5 + 4.0 * torch.rand(output.shape, generator=draw).to(output.device)).to(output)
+            _times(normal(output, draw), lambda shape: 0.5 + 4.0 * torch.rand(shape, generator=draw))
             if output.requires_grad
             else None
             for output in outputs
@@ -215,23 +224,25 @@ class Subject:
         values = self.values if values is None else values
         draw = self.generator("nearby", key)
         return [
-            value * (1 + by * (2 * torch.rand(value.shape, generator=draw, dtype=torch.float64) - 1)).to(value)
+            _times(value.clone(), lambda s: 1 + by * (2 * torch.rand(s, generator=draw, dtype=torch.float64) - 1))
             if need
-            else value
+            else value.clone()
             for value, need in zip(values, self.needs, strict=True)
         ]
 
     def elsewhere(self, key: object = 0) -> list[Tensor]:
         """Another sample of the same shapes: the elements in reverse order, so that signs and maxima move, and moved a
         little; `nearby` where forward does not take that."""
-        near = self.nearby(key)
-        far = [v.flip(tuple(range(v.ndim))) if need else v for v, need in zip(near, self.needs, strict=True)]
+        far = self.nearby(key)
+        for i, need in enumerate(self.needs):
+            far[i] = far[i].flip(tuple(range(far[i].ndim))) if need else far[i]
         try:
-            outputs = self.run(far).outputs
+            outputs = self.outputs(far)
         except Broken:
-            return near
+            return self.nearby(key)
         shapes = [output.shape for output in outputs] == [output.shape for output in self.plain.outputs]
-        return far if shapes and all(bool(tolerances.wide(output).isfinite().all()) for output in outputs) else near
+        finite = all(bool(tolerances.wide(output).isfinite().all()) for output in outputs)
+        return far if shapes and finite else self.nearby(key)
 
     @functools.cached_property
     def noise(self) -> list[float | Tensor]:
@@ -242,16 +253,21 @@ class Subject:
         total: list[Any] = [0.0] * len(self.slots)
         for trial in range(2):
             draw = self.generator("noise", trial)
-            moved = [_rounded(v, draw) if need else v for v, need in zip(values, self.needs, strict=True)]
-            shaken = [None if c is None else _rounded(c, draw) for c in cotangents]
+            moved = [
+                rounded(v, v.dtype, draw) if need else v.clone() for v, need in zip(values, self.needs, strict=True)
+            ]
+            shaken = [None if c is None else rounded(c, c.dtype, draw) for c in cotangents]
             try:
-                found = self.gradients(moved, shaken)
+                found = self.gradients(moved, shaken, own=True)
             except Broken:
                 continue
+            del moved
             for i, (before, after) in enumerate(zip(expected, found, strict=True)):
                 if before is not None and after is not None and before.shape == after.shape and before.numel():
                     size = max(largest(before), largest(self.plain.gradients[i]))
-                    total[i] = _noisier(total[i], tolerances.wide(after) - tolerances.wide(before), size)
+                    total[i] = _noisier(total[i], after, before, size)
+            found.clear()
+            after = None
         return total
 
     def compare(
@@ -290,13 +306,15 @@ class Subject:
         found = torch.float64
         try:
             exact = self._of_many_bits()
-            plain = self.run(exact).outputs
+            plain = self.outputs(exact)
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
-                rounded = [_through(v, dtype) if need else v for v, need in zip(exact, self.needs, strict=True)]
-                few, many = (self.run(self.nearby("varies", by, exact)).outputs for by in (32 * epsilon(dtype), 0.3))
+                few, many = (
+                    self.outputs(self.nearby("varies", by, exact), own=True) for by in (32 * epsilon(dtype), 0.3)
+                )
                 # So small a step changes about as many outputs as a large one does: a floor or a sign would not.
                 varies = _changed(few, plain) > 0.5 * _changed(many, plain)
-                if _changed(self.run(rounded).outputs, plain) or not varies:
+                through = [_through(v, dtype) if need else v for v, need in zip(exact, self.needs, strict=True)]
+                if _changed(self.outputs(through), plain) or not varies:
                     break
                 found = dtype
             if found == torch.float64 and self._grainy(exact):
@@ -308,21 +326,27 @@ class Subject:
     def _grainy(self, values: Sequence[Tensor]) -> bool:
         """Whether the outputs jump, as those of a forward of which a part is in float32 do, where the inputs move by
         less than float32 resolves: then third differences are far above the rounding of float64."""
-        draw = self.generator("grain")
-        steps = [3e-8 * v * torch.rand(v.shape, generator=draw, dtype=torch.float64).to(v) for v in values]
-        moved = [
-            [v + k * s if need else v for v, s, need in zip(values, steps, self.needs, strict=True)]
-            for k in range(1, 17)  # to one side only, so that a kink of the sample is not crossed
-        ]
-        for outputs in zip(*(self.run(point).outputs for point in moved), strict=True):
-            if not (outputs[0].is_floating_point() or outputs[0].is_complex()):
-                continue
-            line = torch.stack([tolerances.wide(output) for output in outputs])
-            rough = (line.diff(n=3, dim=0).abs() > 1e-10 * line.abs().max()).any(0) if line.numel() else line
-            # Most of what moves: a few elements jump where two of them change places in a sort, too.
-            if int(rough.sum()) > 0.5 * int((line[0] != line[-1]).sum()):
-                return True
-        return False
+
+        def moved(k: int) -> list[Tensor]:
+            draw = self.generator("grain")
+            return [
+                _times(v.clone(), lambda s: 1 + 3e-8 * k * torch.rand(s, generator=draw, dtype=torch.float64))
+                if need
+                else v.clone()
+                for v, need in zip(values, self.needs, strict=True)
+            ]
+
+        line = [first := self.outputs(moved(1), own=True)]
+        rough: list[Tensor | bool] = [False] * len(first)
+        for k in range(2, 17):  # to one side only, so that a kink of the sample is not crossed
+            line = [*line[-3:], self.outputs(moved(k), own=True)]
+            if len(line) == 4:
+                rough = [was | _bent(*four) for was, four in zip(rough, zip(*line, strict=True), strict=True)]
+        # Most of what moves: a few elements jump where two of them change places in a sort, too.
+        return any(
+            int(torch.as_tensor(bent).sum()) > 0.5 * _changed([last], [start])
+            for bent, start, last in zip(rough, first, line[-1], strict=True)
+        )
 
     def _of_many_bits(self) -> list[Tensor]:
         """The sample, in float64 and moved a little where it is of few bits itself, so that rounding changes it."""
@@ -340,7 +364,8 @@ def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _changed(after: Sequence[Tensor], before: Sequence[Tensor]) -> int:
     """How many elements differ."""
-    return sum(int((tolerances.wide(a) != tolerances.wide(b)).sum()) for a, b in zip(after, before, strict=True))
+    pairs = zip(map(tolerances.dense, after), map(tolerances.dense, before), strict=True)
+    return sum(int((tolerances.wide(x) != tolerances.wide(y)).sum()) for pair in pairs for x, y in pieces(*pair))
 
 
 def _copied(value: Tensor) -> Tensor:
@@ -353,18 +378,36 @@ def _spare(cotangent: Tensor) -> Tensor:
     return cotangent.clone() if plain else cotangent
 
 
-def _rounded(value: Tensor, draw: torch.Generator) -> Tensor:
-    signs = (torch.randint(0, 2, value.shape, generator=draw) * 2 - 1).to(value.device, real(value.dtype))
-    return value * (1 + epsilon(value.dtype) * signs)
+def _bent(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor | bool:
+    """Where the third difference is not that of a smooth function."""
+    if not (a.is_floating_point() or a.is_complex()):
+        return False
+    third = tolerances.wide(d) - tolerances.wide(a) - 3 * (tolerances.wide(c) - tolerances.wide(b))
+    return third.abs() > 1e-10 * largest(a)
 
 
-def _noisier(noise: float | Tensor, change: Tensor, size: float) -> float | Tensor:
+def _times(value: Tensor, factors: Callable[[torch.Size], Tensor]) -> Tensor:
+    """`value` multiplied in place by random factors, which are drawn for a piece at a time."""
+    for (part,) in pieces(value):
+        part.mul_(factors(part.shape).to(value.device, real(value.dtype)))
+    return value
+
+
+def rounded(value: Tensor, dtype: torch.dtype, draw: torch.Generator) -> Tensor:
+    """A copy with each element moved up or down by one rounding of `dtype`."""
+    step = epsilon(dtype)
+    return _times(
+        value.clone(), lambda shape: 1 + step * (2.0 * torch.randint(0, 2, shape, generator=draw).double() - 1)
+    )
+
+
+def _noisier(noise: float | Tensor, after: Tensor, before: Tensor, size: float) -> float | Tensor:
     """The larger of two noises. A change near the gradient's own size is a kink crossed at some elements, so it
     counts at those elements only."""
-    change = change.abs().nan_to_num(0.0, 0.0, 0.0)
-    if float(change.max()) > 1e-3 * size:
+    most = largest(after, before)
+    if most > 1e-3 * size:
+        change = (tolerances.wide(after) - tolerances.wide(before)).abs().nan_to_num(0.0, 0.0, 0.0)
         return torch.maximum(change, torch.as_tensor(noise, dtype=change.dtype).expand(change.shape))
-    most = float(change.max())
     return max(noise, most) if isinstance(noise, float) else noise.clamp(min=most)
 
 

@@ -9,7 +9,7 @@ Three scales enter what is allowed at an element:
   batch norm).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,8 @@ EAGER_FACTOR = 4.0
 
 NOISE_FACTOR = 64.0
 FLOOR = 256.0
+
+PIECE = 1 << 16  # elements; what is computed from larger tensors only to be added up is computed in pieces
 
 
 def real(dtype: torch.dtype) -> torch.dtype:
@@ -71,17 +73,34 @@ class Mismatch:
 
 def wide(tensor: Tensor) -> Tensor:
     """Dense float64 or complex128, for a comparison."""
-    tensor = tensor.detach()
-    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    tensor = dense(tensor)
     return tensor.resolve_conj().resolve_neg().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def largest(tensor: Tensor | None) -> float:
-    """max |x| over the finite elements; 0 where there are none."""
+def dense(tensor: Tensor) -> Tensor:
+    """Without a graph, and strided."""
+    return tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Dense tensors of one shape, cut alike into views of about `PIECE` elements along their longest axis."""
+    shape, count = tensors[0].shape, -(-tensors[0].numel() // PIECE)
+    if count < 2:
+        yield tensors
+    else:
+        axis = max(range(len(shape)), key=shape.__getitem__)
+        yield from zip(*(tensor.chunk(count, axis) for tensor in tensors), strict=True)
+
+
+def largest(tensor: Tensor | None, less: Tensor | None = None) -> float:
+    """max |x| over the finite elements, or max |x − less|; 0 where there are none."""
     if tensor is None or tensor.numel() == 0:
         return 0.0
-    size = wide(tensor).abs()
-    return float(size.nan_to_num(0.0, 0.0, 0.0).max())
+    if less is not None:
+        sizes = ((wide(x) - wide(y)).abs() for x, y in pieces(dense(tensor), dense(less)))
+    else:
+        sizes = (wide(x).abs() for (x,) in pieces(dense(tensor)))
+    return max(float(size.nan_to_num(0.0, 0.0, 0.0).max()) for size in sizes)
 
 
 def mismatch(
@@ -97,21 +116,28 @@ def mismatch(
     """
     if actual is None and expected is None:
         return None
-    some = actual if actual is not None else expected
-    assert some is not None
-    zeros = torch.zeros(some.shape, dtype=torch.float64)
-    a = wide(actual) if actual is not None else zeros
-    e = wide(expected) if expected is not None else zeros
+    zero = torch.zeros((), dtype=torch.float64)
+    a = dense(actual) if actual is not None else zero.expand(expected.shape)  # type: ignore[union-attr]
+    e = dense(expected) if expected is not None else zero.expand(a.shape)
     if a.shape != e.shape:
         wrong = torch.ones(e.shape, dtype=torch.bool)
-        return Mismatch(e, torch.full_like(e, torch.nan), wrong, (0,) * e.ndim) if e.numel() else None
+        return Mismatch(wide(e), torch.full(e.shape, torch.nan), wrong, (0,) * e.ndim) if e.numel() else None
     if e.numel() == 0:
         return None
-    allowed = rtol * (e.abs() + largest(e)) + noise + floor
-    error = (a - e).abs()
-    wrong = (e.isfinite() & ~(error <= allowed)).cpu()
+    size = largest(e)
+
+    def differs(a: Tensor, e: Tensor, noise: float | Tensor) -> Tensor:
+        a, e = wide(a), wide(e)
+        return e.isfinite() & ~((a - e).abs() <= rtol * (e.abs() + size) + noise + floor)
+
+    if e.numel() > PIECE:
+        spread = torch.as_tensor(noise, dtype=torch.float64, device=a.device).expand(e.shape)
+        if not any(bool(differs(*parts).any()) for parts in pieces(a, e, spread)):
+            return None
+    wrong = differs(a, e, noise).cpu()
     if not bool(wrong.any()):
         return None
-    ranking = torch.where(wrong, error.nan_to_num(torch.inf), -1.0)
+    a, e = wide(a), wide(e)
+    ranking = torch.where(wrong, (a - e).abs().nan_to_num(torch.inf).cpu(), -1.0)
     index = tuple(int(i) for i in torch.unravel_index(ranking.argmax(), e.shape))
     return Mismatch(e, a, wrong, index)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manual_backprop.validation.audit import hand_written
 from manual_backprop.validation.diagnosis import wrong_gradient
-from manual_backprop.validation.differences import inner, norm
+from manual_backprop.validation.differences import inner, moved, norm
 from manual_backprop.validation.excerpt import excerpt
 from manual_backprop.validation.locate import wrong_derivatives
 from manual_backprop.validation.oracle import Oracle, oracle_of
@@ -95,11 +95,9 @@ def taylor(subject: Subject) -> Iterator[Finding]:
 
 
 def _remainder(oracle: Oracle, v: list[Tensor | None], h: float, analytic: float) -> float:
-    moved = [x if d is None else x + h * d for x, d in zip(oracle.values, v, strict=True)]
     with torch.no_grad():
-        outputs = oracle.function(moved)
-    parts = zip(oracle.cotangents, outputs, oracle.outputs, strict=True)
-    return sum(inner(c, y - y0) for c, y, y0 in parts if c is not None) - h * analytic
+        outputs = oracle.function(moved(oracle.values, v, h))
+    return sum(map(inner, oracle.cotangents, outputs, oracle.outputs)) - h * analytic
 
 
 def kink(subject: Subject) -> Iterator[Finding]:

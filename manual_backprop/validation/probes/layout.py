@@ -104,7 +104,7 @@ def _compared(subject: Subject, layout: Layout, which: str, words: str) -> list[
     changed: list[Any] = [None if t is None else layout(t) for t in before]
     if all(c is None for c in changed):
         return None
-    changed = [t if c is None else c for t, c in zip(before, changed, strict=True)]
+    changed = [_kept(t) if c is None else c for t, c in zip(before, changed, strict=True)]
     dense: list[Any] = [None if c is None else _dense(c) for c in changed]
     setting = f"only for {which} that are {words}"
     same_values = layout not in (expanded, summed)
@@ -130,6 +130,10 @@ def _compared(subject: Subject, layout: Layout, which: str, words: str) -> list[
     return found
 
 
+def _kept(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.clone()
+
+
 def _dense(value: Tensor) -> Tensor:
     return value.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
@@ -151,7 +155,7 @@ def _loud(subject: Subject, broken: Broken, which: str) -> bool:
 
 def _run(subject: Subject, tensors: list[Any], which: str) -> Gradients:
     if which == "inputs":
-        return subject.gradients(tensors, subject.plain.cotangents, keep_layout=True)
+        return subject.gradients(tensors, subject.plain.cotangents, own=True)
     return subject.differentiate(subject.run(), tensors, own=True)
 
 

@@ -1,6 +1,6 @@
 """MB3xx: is backward linear in grad_output? gradcheck asks with one-hot positive numbers only, so nobody else does."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.probe import Probe, Skipped
 from manual_backprop.validation.report import Finding
 from manual_backprop.validation.subject import Gradients, Subject
+from manual_backprop.validation.tolerances import dense
 
 Cotangents = Sequence[Tensor | None]
 
@@ -36,7 +37,7 @@ def additive(subject: Subject) -> Iterator[Finding]:
     outputs = subject.run().outputs
     first, second = subject.cotangents(outputs, "first"), subject.cotangents(outputs, "second")
     both = [None if a is None else a + b for a, b in zip(first, second, strict=True)]
-    expected = _sum(subject.gradients(cotangents=first), subject.gradients(cotangents=second))
+    expected = _sum(subject.gradients(cotangents=given) for given in (first, second))
     message = "the gradient of {name} for g₁ + g₂ is not the sum of those for g₁ and for g₂"
     yield from differing(subject, subject.gradients(cotangents=both), expected, message, scale=2.0, **_words())
 
@@ -58,14 +59,14 @@ def across_outputs(subject: Subject) -> Iterator[Finding]:
     targets = [i for i, c in enumerate(subject.plain.cotangents) if c is not None]
     if len(targets) < 2:
         raise Skipped("one output")
-    parts = [
+    parts = (
         subject.gradients(cotangents=_only(subject.plain.cotangents, lambda i, target=target: i == target))
         for target in targets
-    ]
+    )
     message = "the gradient of {name} is not the sum of the gradients through each output alone"
     cause = "cross-terms: a product of the grad_outputs of two outputs, or a share that one of them switches off"
     words: dict[str, Any] = {"cause": cause, "fix": BE_LINEAR}
-    yield from differing(subject, subject.plain.gradients, _sum(*parts), message, **words)
+    yield from differing(subject, subject.plain.gradients, _sum(parts), message, **words)
 
 
 def sparse(subject: Subject) -> Iterator[Finding]:
@@ -80,7 +81,7 @@ def sparse(subject: Subject) -> Iterator[Finding]:
         keep = (torch.rand(c.shape, generator=draw) < 0.2).to(c.device)
         few.append(torch.where(keep, c, 0))
         rest.append(torch.where(keep, 0, c))
-    expected = _sum(subject.gradients(cotangents=few), subject.gradients(cotangents=rest))
+    expected = _sum(subject.gradients(cotangents=given) for given in (few, rest))
     message = "the gradient of {name} for a mostly zero grad_output does not add up with that for what is left"
     yield from differing(subject, subject.plain.gradients, expected, message, **_words())
 
@@ -99,19 +100,21 @@ def _only(cotangents: Cotangents, keep: Callable[..., bool]) -> list[Tensor | No
     return [None if c is None else c if keep(i) else torch.zeros_like(c) for i, c in enumerate(cotangents)]
 
 
-def _sum(*parts: Gradients) -> Gradients:
+def _sum(parts: Iterable[Gradients]) -> Gradients:
+    """One part after the other, so that no two need be there at once."""
     total: Gradients = []
-    for gradients in zip(*parts, strict=True):
-        given = [g for g in gradients if g is not None]
-        total.append(sum(given[1:], given[0]) if given else None)
+    for gradients in parts:
+        total = total or [None] * len(gradients)
+        for i, gradient in enumerate(gradients):
+            before = total[i]
+            total[i] = before if gradient is None else gradient if before is None else before + gradient
     return total
 
 
 def _zeros(gradient: Tensor | None) -> Tensor | None:
-    if gradient is None:
+    if gradient is None or bool(dense(gradient).isfinite().all()):
         return None
-    dense = gradient.to_dense() if gradient.layout != torch.strided else gradient
-    return torch.where(dense.isfinite(), torch.zeros_like(dense), dense)
+    return torch.where(dense(gradient).isfinite(), 0.0, dense(gradient))
 
 
 PROBES = (

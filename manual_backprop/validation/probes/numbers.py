@@ -15,7 +15,7 @@ from manual_backprop.validation.locate import wrong_derivatives
 from manual_backprop.validation.oracle import Oracle, in_dtype
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
 from manual_backprop.validation.report import Finding, fail, warn
-from manual_backprop.validation.subject import Broken, Gradients, Subject
+from manual_backprop.validation.subject import Broken, Gradients, Subject, rounded
 from manual_backprop.validation.tolerances import BUDGET, EAGER_FACTOR, epsilon, largest, mismatch, real, wide
 
 NOT_SUPPORTED = (
@@ -31,9 +31,6 @@ NOT_SUPPORTED = (
 class Exact:
     """Gradients in float64 from numbers quantised to a dtype, and what one rounding of them moves."""
 
-    values: list[Tensor]
-    outputs: list[Tensor]
-    cotangents: list[Any]
     gradients: Gradients
     noise: list[float]
     eager: list[float] | None  # the reference's own error in that dtype, where there is a reference
@@ -62,6 +59,7 @@ def precision(dtype: torch.dtype) -> Callable[[Subject], Iterator[Finding]]:
                 fix="make constants in the dtype of grad_output",
             )
             return
+        del graph
         yield from _over_budget(subject, actual, _exact(subject, values, given, dtype), dtype)
 
     return probe
@@ -76,29 +74,26 @@ def _quantised(value: Tensor, dtype: torch.dtype) -> Tensor:
 def _exact(subject: Subject, values: list[Tensor], given: list[Any], dtype: torch.dtype) -> Exact:
     """The reference in float64 from the same numbers; the subject itself in float64 where there is no reference."""
     truth = subject.reference or subject
-    wide_values = [in_dtype(value, torch.float64) for value in values]
     wide_given = [None if c is None else in_dtype(c, torch.float64) for c in given]
     try:
-        graph = truth.run(wide_values)
-        gradients = truth.differentiate(graph, wide_given)
+        gradients = truth.gradients([in_dtype(value, torch.float64) for value in values], wide_given, own=True)
     except Broken as broken:
         raise Skipped(f"it does not run in float64, which {dtype} is compared with: {broken.error}") from broken
     noise = [0.0] * len(values)
     for trial in range(1 if subject.large else 3):
         draw = subject.generator("budget", trial)
-        moved = [_shaken(v, dtype, draw) if need else v for v, need in zip(wide_values, subject.needs, strict=True)]
-        shaken = [None if c is None else _shaken(c, dtype, draw) for c in wide_given]
-        found = truth.gradients(moved, shaken)
+        moved = [
+            rounded(in_dtype(value, torch.float64), dtype, draw) if need else in_dtype(value, torch.float64)
+            for value, need in zip(values, subject.needs, strict=True)
+        ]
+        shaken = [None if c is None else rounded(c, dtype, draw) for c in wide_given]
+        found = truth.gradients(moved, shaken, own=True)
+        del moved
         for i, (a, b) in enumerate(zip(found, gradients, strict=True)):
             if a is not None and b is not None and a.numel():
-                noise[i] = max(noise[i], largest(wide(a) - wide(b)))
+                noise[i] = max(noise[i], largest(a, b))
     eager = _errors(truth, values, given, gradients) if subject.reference is not None else None
-    return Exact(values, graph.outputs, wide_given, gradients, noise, eager)
-
-
-def _shaken(value: Tensor, dtype: torch.dtype, draw: torch.Generator) -> Tensor:
-    signs = (torch.randint(0, 2, value.shape, generator=draw) * 2 - 1).to(value.device, torch.float64)
-    return value * (1 + epsilon(dtype) * signs)
+    return Exact(gradients, noise, eager)
 
 
 def _errors(truth: Subject, values: list[Tensor], given: list[Any], exact: Gradients) -> list[float] | None:
@@ -106,7 +101,7 @@ def _errors(truth: Subject, values: list[Tensor], given: list[Any], exact: Gradi
         found = truth.gradients(values, given)
     except (Broken, ValueError):
         return None
-    return [0.0 if a is None or b is None else largest(wide(a) - wide(b)) for a, b in zip(found, exact, strict=True)]
+    return [0.0 if a is None or b is None else largest(a, b) for a, b in zip(found, exact, strict=True)]
 
 
 def _over_budget(subject: Subject, actual: Gradients, exact: Exact, dtype: torch.dtype) -> Iterator[Finding]:
@@ -168,6 +163,7 @@ def _at_extremes(subject: Subject, magnitudes: Sequence[float], words: str) -> I
                     continue
                 asked = True
                 found = list(_bad_at(oracle, words.format(magnitude), magnitude))
+                del oracle  # before the next one is made
                 if found:
                     yield found[0]
                     return
@@ -195,10 +191,10 @@ def _resized(value: Tensor, magnitude: float, draw: torch.Generator) -> Tensor:
     A sample without negative numbers may have a domain without them.
     """
     sample = value.detach().cpu().double()
-    signs = torch.randint(0, 2, value.shape, generator=draw) * 2 - 1
+    signs = torch.randint(0, 2, value.shape, generator=draw, dtype=torch.int8) * 2 - 1
     if value.numel() and bool((sample >= 0).all()):
         signs = signs.abs()
-    size = magnitude * signs * (0.5 + 0.5 * torch.rand(value.shape, generator=draw, dtype=torch.float64))
+    size = torch.rand(value.shape, generator=draw, dtype=torch.float64).add_(1).mul_(0.5 * magnitude).mul_(signs)
     return size if magnitude >= 1 else torch.where(torch.rand(value.shape, generator=draw) < 0.4, size, sample)
 
 
@@ -254,7 +250,7 @@ def autocast(backward_too: bool) -> Callable[[Subject], Iterator[Finding]]:
         values = [value if value.is_complex() else value.to(torch.float32) for value in subject.values]
         where = "forward and backward" if backward_too else "forward"
         try:
-            graph, given, actual = _autocast_pass(subject, values, backward_too)
+            outputs, given, actual = _autocast_pass(subject, values, backward_too)
             exact = _exact(subject, values, given, torch.bfloat16)
         except Broken as broken:
             if broken.stage == "forward":
@@ -265,7 +261,7 @@ def autocast(backward_too: bool) -> Callable[[Subject], Iterator[Finding]]:
                 fix="cast the operands once, in front of the Function, or use torch.amp.custom_fwd and custom_bwd",
             )
             return
-        finite = all(bool(o.isfinite().all()) for o in graph.outputs if o.is_floating_point())
+        finite = all(bool(o.isfinite().all()) for o in outputs if o.is_floating_point())
         if not finite:
             raise Inconclusive("outputs overflow under autocast")
         dtype = torch.bfloat16
@@ -274,14 +270,16 @@ def autocast(backward_too: bool) -> Callable[[Subject], Iterator[Finding]]:
     return probe
 
 
-def _autocast_pass(subject: Subject, values: list[Tensor], backward_too: bool) -> tuple[Any, list[Any], Gradients]:
+def _autocast_pass(
+    subject: Subject, values: list[Tensor], backward_too: bool
+) -> tuple[list[Tensor], list[Any], Gradients]:
     device = subject.values[0].device.type
     with torch.autocast(device, torch.bfloat16):
         graph = subject.run(values)
     plain = subject.plain.cotangents
     given = [None if c is None else c.to(o.dtype) for c, o in zip(plain, graph.outputs, strict=True)]
     with torch.autocast(device, torch.bfloat16, enabled=backward_too):
-        return graph, given, subject.differentiate(graph, given)
+        return [output.detach() for output in graph.outputs], given, subject.differentiate(graph, given)
 
 
 PROBES = (

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from manual_backprop.validation.audit import audited, hand_written, same_bytes, snapshot
+from manual_backprop.validation.audit import audited, hand_written, snapshot
 from manual_backprop.validation.diagnosis import differing
 from manual_backprop.validation.exceptions import one_line, raised_on_purpose
 from manual_backprop.validation.locate import wrong_derivatives
@@ -31,21 +31,26 @@ def inputs_written(subject: Subject) -> Iterator[Finding]:
     returned = {id(output) for output in graph.outputs}
     for i, slot in enumerate(subject.slots):
         dirty = id(started[i]) in returned or (started[i].grad_fn is not None and started[i]._version > 0)
-        if not same_bytes(before[i], after[i]) and not dirty:
+        if before[i] != after[i] and not dirty:
             yield from _written(subject, slot.name, "forward", slot.asked)
     names = [f"inputs[{i}]" for i in range(len(held))]
     slots = {slot.leaf for slot in subject.slots}
     for i, name in enumerate(names):
-        if i not in slots and not same_bytes(others_before[i], others_after[i]) and id(held[i]) not in returned:
+        if i not in slots and others_before[i] != others_after[i] and id(held[i]) not in returned:
             yield from _written(subject, name, "forward", False)
     subject.differentiate(graph, subject.plain.cotangents)
     for i, (old, new) in enumerate(zip(after, snapshot(started), strict=True)):
-        if not same_bytes(old, new):
+        if old != new:
             yield from _written(subject, subject.slots[i].name, "backward", True)
 
 
 def _copied_leaves(subject: Subject) -> list[Any]:
-    return [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in subject.leaves]
+    """The leaves that are no slots; `_watched` makes those that are."""
+    slots = {slot.leaf for slot in subject.slots}
+    return [
+        leaf.detach().clone() if isinstance(leaf, Tensor) and i not in slots else leaf
+        for i, leaf in enumerate(subject.leaves)
+    ]
 
 
 def _watched(subject: Subject, held: list[Any]) -> tuple[Graph, list[Tensor]]:
@@ -79,7 +84,7 @@ def grad_output_written(subject: Subject) -> Iterator[Finding]:
     before = snapshot(given)
     graph = subject.run()
     subject.differentiate(graph, given, own=True)
-    written = [i for i, (a, b) in enumerate(zip(before, snapshot(given), strict=True)) if not same_bytes(a, b)]
+    written = [i for i, (a, b) in enumerate(zip(before, snapshot(given), strict=True)) if a != b]
     written += [i for call in audited(subject).calls for i in call.grad_outputs_written]
     if written:
         yield fail(
@@ -102,7 +107,7 @@ def saved_written(subject: Subject) -> Iterator[Finding]:
         graph = subject.run()
     before = snapshot(saved)
     subject.differentiate(graph, subject.plain.cotangents)
-    if any(not same_bytes(old, new) for old, new in zip(before, snapshot(saved), strict=True)):
+    if any(old != new for old, new in zip(before, snapshot(saved), strict=True)):
         yield fail(
             "backward writes into a saved tensor",
             cause="an in-place operation on what ctx.saved_tensors gives",
@@ -138,17 +143,17 @@ def second_backward(subject: Subject) -> Iterator[Finding]:
 def interleaved(subject: Subject) -> Iterator[Finding]:
     """MB505: two graphs at once do not disturb each other."""
     _ = subject.plain
-    values = subject.elsewhere("interleaved")
-    expected = [subject.plain.gradients, subject.gradients(values)]
+    expected = [subject.plain.gradients, subject.gradients(subject.elsewhere("interleaved"), own=True)]
     for order in ((0, 1), (1, 0)):
-        graphs = [subject.run(), subject.run(values)]
-        actual: list[Gradients] = [[], []]
+        graphs = [subject.run(), subject.run(subject.elsewhere("interleaved"), own=True)]
+        actual: dict[int, Gradients] = {}
         for which in order:
-            cotangents = subject.cotangents(graphs[which].outputs)
-            actual[which] = subject.differentiate(graphs[which], cotangents)
+            graph = graphs[which]
+            actual[which] = subject.differentiate(graph, subject.cotangents(graph.outputs))
+            graphs[which] = graph = Graph([], [])
         for which in (0, 1):
             message = "the gradient of {name} is another when a second forward ran before its backward"
-            found = list(differing(subject, actual[which], expected[which], message, **_exactly(subject), **STATE))
+            found = list(differing(subject, actual.pop(which), expected[which], message, **_exactly(subject), **STATE))
             yield from found
             if found:
                 return
@@ -228,14 +233,8 @@ def version(subject: Subject) -> Iterator[Finding]:
         names += [f"input `{slot.name}`" for slot in subject.slots]
         places += [("leaves", i) for i in range(len(subject.slots))]
     for name, (kind, place) in zip(names, places, strict=True):
-        graph = subject.run()
-        tensor: Tensor = getattr(graph, kind)[place]
-        if not tensor.numel():
-            continue
         try:
-            with torch.no_grad():
-                tensor.mul_(3).add_(1)
-            actual = subject.differentiate(graph, subject.plain.cotangents)
+            actual = _after_a_change(subject, kind, place)
         except (Broken, RuntimeError):
             continue
         message = f"the gradient of {{name}} is wrong, without an error, after an in-place change of {name}"
@@ -249,6 +248,13 @@ def version(subject: Subject) -> Iterator[Finding]:
             return
 
 
+def _after_a_change(subject: Subject, kind: str, place: int) -> Gradients:
+    graph = subject.run()
+    with torch.no_grad():
+        getattr(graph, kind)[place].mul_(3).add_(1)
+    return subject.differentiate(graph, subject.plain.cotangents)
+
+
 def hooks(subject: Subject) -> Iterator[Finding]:
     """MB509: saved tensors that come back from elsewhere (offloading) give the same gradients."""
     _ = subject.plain
@@ -260,28 +266,24 @@ def hooks(subject: Subject) -> Iterator[Finding]:
         return packed[0].clone()
 
     # Numbers that no pass has seen: what a cache knows from an earlier one would be right by chance.
-    values = [1.01 * v if need else v for v, need in zip(subject.elsewhere("offloaded"), subject.needs, strict=True)]
+    values = [
+        v.mul_(1.01) if need else v for v, need in zip(subject.elsewhere("offloaded"), subject.needs, strict=True)
+    ]
     with saved_tensors_hooks(pack, unpack):
-        graph = subject.run(values)
-        actual = subject.differentiate(graph, subject.plain.cotangents)
-    expected = subject.gradients(values)
+        actual = subject.gradients(values, subject.plain.cotangents)
+    expected = subject.gradients(values, own=True)
     message = "the gradient of {name} is another under saved_tensors_hooks (offloading)"
     yield from differing(subject, actual, expected, message, "only when saved tensors are offloaded")
 
 
 def checkpointed(subject: Subject) -> Iterator[Finding]:
     """MB510: both modes of torch.utils.checkpoint give the same gradients."""
-    from torch.utils.checkpoint import checkpoint
-
     _ = subject.plain
     if not any(subject.needs):
         raise Skipped("nothing requires grad")
     for reentrant in (False, True):
-        leaves = [v.detach().clone().requires_grad_(n) for v, n in zip(subject.values, subject.needs, strict=True)]
         try:
-            outputs = checkpoint(lambda *tensors: tuple(subject.call(tensors)), *leaves, use_reentrant=reentrant)
-            graph = Graph(leaves, list(outputs))
-            actual = _backward(graph, subject.plain.cotangents)
+            actual = _under_checkpoint(subject, reentrant)
         except Exception as error:
             mode = f"use_reentrant={reentrant}"
             tell = fail if hand_written(subject.run().outputs) else warn
@@ -292,25 +294,31 @@ def checkpointed(subject: Subject) -> Iterator[Finding]:
         yield from differing(subject, actual, subject.plain.gradients, message, "only under checkpoint")
 
 
-def _backward(graph: Graph, cotangents: Sequence[Any]) -> Gradients:
+def _under_checkpoint(subject: Subject, reentrant: bool) -> Gradients:
     """Through .backward(), since autograd.grad does not work with reentrant checkpoints."""
-    pairs = [(o, c) for o, c in zip(graph.outputs, cotangents, strict=True) if c is not None and o.requires_grad]
+    from torch.utils.checkpoint import checkpoint
+
+    leaves = [v.detach().clone().requires_grad_(n) for v, n in zip(subject.values, subject.needs, strict=True)]
+    outputs = checkpoint(lambda *tensors: tuple(subject.call(tensors)), *leaves, use_reentrant=reentrant)
+    pairs = [
+        (o, c) for o, c in zip(outputs, subject.plain.cotangents, strict=True) if c is not None and o.requires_grad
+    ]
     torch.autograd.backward([o for o, _ in pairs], [c for _, c in pairs])
-    return [leaf.grad for leaf in graph.leaves]
+    return [leaf.grad for leaf in leaves]
 
 
 def global_state(subject: Subject) -> Iterator[Finding]:
     """MB511: what ran before, with other inputs or without grad, does not change a pass."""
     _ = subject.plain
     for _ in range(2):
-        subject.gradients(subject.elsewhere("state"))
+        subject.gradients(subject.elsewhere("state"), own=True)
         found = list(_repeated(subject, subject.gradients(), "after a pass with other inputs"))
         if found:
             yield from found
             return
     graph = subject.run()
     with torch.no_grad():
-        subject.run(subject.elsewhere("evaluated"))
+        subject.run(subject.elsewhere("evaluated"), own=True)
     actual = subject.differentiate(graph, subject.plain.cotangents)
     found = list(_repeated(subject, actual, "when a forward without grad ran before its backward"))
     yield from found or list(_reseeded(subject)) or _right_elsewhere(subject)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manual_backprop.validation.audit import functions_of, reads_raw_memory
 from manual_backprop.validation.diagnosis import differing
-from manual_backprop.validation.differences import Slope, inner, norm, slopes
+from manual_backprop.validation.differences import Slope, inner, norm, slopes, typical
 from manual_backprop.validation.exceptions import one_line
 from manual_backprop.validation.oracle import Oracle, oracle_of
 from manual_backprop.validation.probe import Inconclusive, Probe, Skipped
@@ -32,7 +32,7 @@ def double_backward(subject: Subject) -> Iterator[Finding]:
     targets = [i for i, c in enumerate(oracle.cotangents) if c is not None]
 
     def gradients(tensors: Tensors, create_graph: bool) -> tuple[Tensors, Tensors]:
-        graph = subject.run(tensors[:count])
+        graph = subject.run(tensors[:count], own=not create_graph)
         cotangents: list[Any] = [None] * len(graph.outputs)
         given = [t.detach().clone().requires_grad_(create_graph) for t in tensors[count:]]
         for target, cotangent in zip(targets, given, strict=True):
@@ -50,7 +50,7 @@ def gradient_penalty(subject: Subject) -> Iterator[Finding]:
     oracle = _measurable(subject)
 
     def gradients(tensors: Tensors, create_graph: bool) -> tuple[Tensors, Tensors]:
-        graph = subject.run(tensors)
+        graph = subject.run(tensors, own=not create_graph)
         parts = [torch.view_as_real(o) if o.is_complex() else o for o in graph.outputs if o.requires_grad]
         asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
         total = sum(part.sum() for part in parts)
@@ -77,29 +77,53 @@ def _second_order(
     draw = subject.generator(what)
     try:
         leaves, first = gradients(start, True)
-        weights = [torch.randn(g.shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype) for g in first]
+        # One row for all rows of a large gradient: it is held all along.
+        shapes = [g.shape[-1:] if subject.large else g.shape for g in first]
+        weights = [
+            torch.randn(shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype).expand(g.shape)
+            for g, shape in zip(first, shapes, strict=True)
+        ]
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
+        finite = all(bool(g.isfinite().all()) for g in first)
+        size = sum(norm(w, g) ** 2 for w, g in zip(weights, first, strict=True)) ** 0.5
+        del first
         silent = not (isinstance(loss, Tensor) and loss.requires_grad)
         if not silent:
             # autograd.grad would not visit the node by which once_differentiable refuses.
             torch.autograd.backward(torch.as_tensor(loss))
     except Exception as error:
         raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
-    if not bool(all(g.isfinite().all() for g in first)):
+    if not finite:
         raise Inconclusive("the gradient is not finite")
+    everywhere = [i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel()]
     found = [leaf.grad for leaf in leaves]
+    del leaves, loss
+    # What is asked of the second-order gradient, so that it need not be held while the differences are taken.
+    along = {
+        places: _along(found, _direction(subject, start, places))
+        for places in (tuple(everywhere), *((i,) for i in everywhere))
+    }
+    del found
 
     def function(tensors: Tensors) -> Tensors:
         with torch.enable_grad():
             return [g.detach() for g in gradients(tensors, False)[1]]
 
-    everywhere = [i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel()]
-    verdict, slope, by = _second_verdict(oracle, function, start, everywhere, found, weights)
+    def judged(*places: int) -> tuple[str, Slope]:
+        slope = slopes(function, start, _direction(subject, start, places), [weights], oracle.dtype)[0]
+        # Second-order terms that are nothing beside the gradient's own size are rounding. What is computed in float32
+        # is not even zero where it should be, so there the outputs' size counts too.
+        exact = real(oracle.dtype) == torch.float64
+        slope.error += 1e-9 * size if exact else 1e-3 * (size + max(largest(y) for y in oracle.outputs))
+        return slope.judge(*along[places], oracle.dtype), slope
+
+    verdict, slope = judged(*everywhere)
     if verdict == "right":
         return
     if verdict != "wrong":
         raise Inconclusive(f"{what}: a kink, or noise above the difference looked for")
-    wrong = [i for i in everywhere if _second_verdict(oracle, function, start, [i], found, weights)[0] == "wrong"]
+    wrong = [i for i in everywhere if judged(i)[0] == "wrong"]
+    by = along[tuple(everywhere)][0]
     cause = "the gradient is cut off from the graph: " if silent else ""
     yield fail(
         f"{what}: the derivative by {', '.join(names[i] for i in wrong or everywhere)} is wrong, without an error",
@@ -112,28 +136,18 @@ def _second_order(
     )
 
 
-def _second_verdict(
-    oracle: Oracle,
-    function: Callable[[Tensors], Tensors],
-    start: Tensors,
-    places: Sequence[int],
-    found: Sequence[Tensor | None],
-    weights: Tensors,
-) -> tuple[str, Slope, float]:
-    draw = oracle.subject.generator("second", *places)
-    direction: list[Tensor | None] = [None] * len(start)
-    for i in places:
-        scale = float(start[i].abs().square().mean().sqrt()) or 1.0
-        direction[i] = torch.randn(start[i].shape, generator=draw, dtype=torch.float64).to(start[i]) * scale
-    slope = slopes(function, start, direction, [weights], oracle.dtype)[0]
-    analytic = sum(inner(g, v) for g, v in zip(found, direction, strict=True))
-    size = sum(norm(g, v) ** 2 for g, v in zip(found, direction, strict=True)) ** 0.5
-    # The gradient's own size: second-order terms that are nothing beside it are rounding. What is computed in float32
-    # is not even zero where it should be, so there the outputs' size counts too.
-    first = sum(norm(w, g) ** 2 for w, g in zip(weights, function(start), strict=True)) ** 0.5
-    exact = real(oracle.dtype) == torch.float64
-    slope.error += 1e-9 * first if exact else 1e-3 * (first + max(largest(y) for y in oracle.outputs))
-    return slope.judge(analytic, size, oracle.dtype), slope, analytic
+def _direction(subject: Subject, start: Tensors, places: tuple[int, ...]) -> list[Tensor | None]:
+    draw = subject.generator("second", *places)
+    return [
+        torch.randn(x.shape, generator=draw, dtype=torch.float64).to(x).mul_(typical(x)) if i in places else None
+        for i, x in enumerate(start)
+    ]
+
+
+def _along(gradients: Gradients, direction: Sequence[Tensor | None]) -> tuple[float, float]:
+    """The derivative along a direction, and the size of the terms that it is a sum of."""
+    pairs = list(zip(gradients, direction, strict=True))
+    return sum(inner(g, v) for g, v in pairs), sum(norm(g, v) ** 2 for g, v in pairs) ** 0.5
 
 
 def _filled(found: Gradients, oracle: Oracle) -> Tensors:
@@ -206,18 +220,15 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
     many = len(first) if first.ndim and 2 <= len(first) <= 8 else 2
     refusals = []
     for chosen, axes in choices:
-        samples = [list(subject.values)]
-        for k in range(1, many if len(set(axes)) > 1 else 2):
-            near = subject.nearby(("vmap", k))
-            samples.append([near[i] if i in chosen else v for i, v in enumerate(subject.values)])
-        expected = [_pass(subject, sample) for sample in samples]
+        count = many if len(set(axes)) > 1 else 2
         try:
-            outputs, gradients = _vmap(subject, samples, chosen, axes)
+            outputs, gradients = _vmap(subject, count, chosen, axes)
         except Exception as error:
             refusals.append(one_line(error))
             continue
         setting = f"under vmap over {', '.join(f'`{subject.slots[i].name}`' for i in chosen)} (in_dims {axes})"
-        for number, (sample_outputs, wanted) in enumerate(expected):
+        for number in range(count):
+            sample_outputs, wanted = _pass(subject, number, chosen)
             values = [o[number] for o in outputs]
             bad = [i for i, (a, b) in enumerate(zip(values, sample_outputs, strict=True))
                    if mismatch(a, b, SAME_RTOL[subject.dtype])]  # fmt: skip
@@ -233,41 +244,57 @@ def vmapped(subject: Subject) -> Iterator[Finding]:
             yield from found
             if found:
                 return
+            del sample_outputs, wanted
     if len(refusals) == len(choices):
         raise Skipped(f"vmap is refused loudly: {refusals[0]}")
 
 
-def _pass(subject: Subject, values: Tensors) -> tuple[Tensors, Gradients]:
-    graph = subject.run(values)
-    return graph.outputs, subject.differentiate(graph, subject.cotangents(graph.outputs))
+def _vmap_sample(subject: Subject, number: int, chosen: tuple[int, ...]) -> Tensors:
+    """Memory of nobody else's, but for number 0."""
+    if not number:
+        return list(subject.values)
+    near = subject.nearby(("vmap", number))
+    return [near[i] if i in chosen else value.clone() for i, value in enumerate(subject.values)]
 
 
-def _vmap(
-    subject: Subject, samples: list[Tensors], chosen: tuple[int, ...], axes: tuple[int, ...]
-) -> tuple[Tensors, Gradients]:
-    stacked = {}
+def _pass(subject: Subject, number: int, chosen: tuple[int, ...]) -> tuple[Tensors, Gradients]:
+    if not number:
+        return subject.plain.outputs, subject.plain.gradients
+    graph = subject.run(_vmap_sample(subject, number, chosen), own=True)
+    gradients = subject.differentiate(graph, subject.cotangents(graph.outputs))
+    return [output.detach() for output in graph.outputs], gradients
+
+
+def _vmap(subject: Subject, count: int, chosen: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Tensors, Gradients]:
+    stacked = {i: subject.values[i].new_empty((count, *subject.values[i].shape)) for i in chosen}
+    for number in range(count):
+        sample = _vmap_sample(subject, number, chosen)
+        for i in chosen:
+            stacked[i][number] = sample[i]
+    del sample
     for i, axis in zip(chosen, axes, strict=True):
-        pair = torch.stack([sample[i] for sample in samples])
-        pair = pair.movedim(0, axis).contiguous() if axis else pair
-        stacked[i] = pair.detach().requires_grad_()
+        stacked[i] = stacked[i].movedim(0, axis).contiguous().requires_grad_()
 
     def one(*parts: Tensor) -> tuple[Tensor, ...]:
-        values = [value.detach().clone() for value in subject.values]
-        for i, part in zip(chosen, parts, strict=True):
-            values[i] = part
-        return tuple(subject.call(values))
+        return tuple(subject.call(_with(subject.values, chosen, parts)))
 
     outputs = list(torch.func.vmap(one, in_dims=axes)(*stacked.values()))
     given = [
-        None if c is None or not o.requires_grad else torch.stack([c] * len(samples))
+        None if c is None or not o.requires_grad else torch.stack([c] * count)
         for o, c in zip(outputs, subject.plain.cotangents, strict=True)
     ]
     pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if c is not None]
     found = torch.autograd.grad([o for o, _ in pairs], list(stacked.values()), [c for _, c in pairs], allow_unused=True)
-    gradients: Gradients = [None] * len(samples[0])
+    gradients: Gradients = [None] * len(subject.values)
     for i, axis, gradient in zip(chosen, axes, found, strict=True):
         gradients[i] = gradient.movedim(axis, 0) if gradient is not None and axis else gradient
-    return outputs, gradients
+    return [output.detach() for output in outputs], gradients
+
+
+def _with(values: Tensors, places: Sequence[int], parts: Sequence[Tensor]) -> Tensors:
+    """Copies of the values, with others at some places."""
+    others = dict(zip(places, parts, strict=True))
+    return [others[i] if i in others else value.clone() for i, value in enumerate(values)]
 
 
 def func(subject: Subject) -> Iterator[Finding]:
@@ -276,53 +303,55 @@ def func(subject: Subject) -> Iterator[Finding]:
     asked = [i for i, need in enumerate(subject.needs) if need]
 
     def chosen(*parts: Tensor) -> tuple[Tensor, ...]:
-        values = [value.detach().clone() for value in subject.values]
-        for i, part in zip(asked, parts, strict=True):
-            values[i] = part
-        outputs = subject.call(values)
+        outputs = subject.call(_with(subject.values, asked, parts))
         return tuple(outputs[i] for i in subject.targets)
 
     def contracted(*parts: Tensor) -> Tensor:
         cotangents = [plain.cotangents[i] for i in subject.targets]
         return sum((o * c.conj()).sum().real for o, c in zip(chosen(*parts), cotangents, strict=True))  # type: ignore[return-value]
 
+    def values() -> Tensors:
+        return [subject.values[i].clone() for i in asked]
+
     given = tuple(plain.cotangents[i].clone() for i in subject.targets)
-    values = [subject.values[i].clone() for i in asked]
-    ways: list[tuple[str, Callable[[], Sequence[Tensor]]]] = [
-        ("torch.func.vjp", lambda: torch.func.vjp(chosen, *values)[1](given)),
-        ("torch.func.grad", lambda: torch.func.grad(contracted, argnums=tuple(range(len(asked))))(*values)),
+    ways: list[tuple[str, Callable[[], Sequence[Tensor | None]]]] = [
+        ("torch.func.vjp", lambda: torch.func.vjp(chosen, *values())[1](given)),
+        ("torch.func.grad", lambda: torch.func.grad(contracted, argnums=tuple(range(len(asked))))(*values())),
     ]
     if not reads_raw_memory(subject):
         ways.append(("batched gradients", lambda: _batched(subject)))
-    if sum(c.numel() for c in given) * sum(v.numel() for v in values) <= 4096 and not any(
+    if sum(c.numel() for c in given) * sum(subject.values[i].numel() for i in asked) <= 4096 and not any(
         c.is_complex() for c in given
     ):
-        ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values, given)))
+        ways.append(("torch.func.jacrev", lambda: _contracted_jacobian(chosen, values(), given)))
     refusals = []
     for name, way in ways:
         try:
-            found = iter(way())
+            found = dict(zip(asked, way(), strict=True))
         except Exception as error:
             refusals.append(f"{name} is refused loudly: {one_line(error)}")
             continue
-        actual = [next(found) if i in asked else None for i in range(len(subject.values))]
+        actual = [found.get(i) for i in range(len(subject.values))]
         message = f"the gradient of {{name}} is another under {name}"
         wrong = list(differing(subject, actual, plain.gradients, message, f"only under {name}"))
         yield from wrong
         if wrong:
             return
+        del actual, found
     if len(refusals) == len(ways):
         raise Skipped(refusals[0])
 
 
-def _batched(subject: Subject) -> list[Tensor]:
+def _batched(subject: Subject) -> Gradients:
     """The plain gradient as the difference of two of a batch: vmap over backward alone."""
     graph = subject.run()
     pairs = [(o, c) for o, c in zip(graph.outputs, subject.plain.cotangents, strict=True) if c is not None]
     asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
-    given = [torch.stack([2 * c, c]) for _, c in pairs]
+    # A large gradient is one of a batch of one.
+    given = [c[None] if subject.large else torch.stack([2 * c, c]) for _, c in pairs]
     found = torch.autograd.grad([o for o, _ in pairs], asked, given, is_grads_batched=True, allow_unused=True)
-    return [torch.zeros_like(leaf) if g is None else g[0] - g[1] for g, leaf in zip(found, asked, strict=True)]
+    del graph, pairs, asked
+    return [None if g is None else g[0] if subject.large else g[0] - g[1] for g in found]
 
 
 def _contracted_jacobian(function: Callable[..., Any], values: Tensors, given: Sequence[Tensor]) -> Tensors:
