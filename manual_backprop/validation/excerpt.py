@@ -140,5 +140,5 @@ def _around_one(ratio: float) -> Colour:
     if ratio < 0:
         return VIOLET
     octaves = max(-2.0, min(2.0, math.log2(ratio))) if 0 < ratio < math.inf else (2.0 if ratio else -2.0)
-    # What is not rounding is seen.
-    return _mixed(RED if octaves > 0 else BLUE, max(0.15, abs(octaves) / 2) if abs(octaves) > 1e-5 else 0.0)
+    octaves = round(octaves, 4)  # what is rounding is not seen, all else is
+    return _mixed(RED if octaves > 0 else BLUE, max(0.15, abs(octaves) / 2) if octaves else 0.0)
