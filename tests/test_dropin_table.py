@@ -13,8 +13,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "dropin_table.py"
 REFUSAL = "SparseAdam does not | support"
 
 
-def xml_of(row, backward, torch="", outcome=""):
-    properties = {"row": row, "backward": backward, "torch": torch}
+def xml_of(row, backward, torch="", outcome="", **more):
+    properties = {"row": row, "backward": backward, "torch": torch, **more}
     inside = "".join(f"<property name={quoteattr(k)} value={quoteattr(v)}/>" for k, v in properties.items())
     name = quoteattr(f"test[{backward}-{row}]")
     return f'<testcase classname="tests.dropin" name={name}><properties>{inside}</properties>{outcome}</testcase>'
@@ -47,6 +47,13 @@ def test_what_torch_refuses_is_quoted(tmp_path):
     (line,) = (line for line in found.stdout.splitlines() if line.startswith("| optimizers |"))
     assert line == f"| optimizers | {ROWS['optimizers']} | 4 of 4 | “SparseAdam does not \\| support” | 4 of 4 |"
     assert found.returncode == 0
+
+
+def test_a_canary_that_torch_ignores_is_not_called_caught(tmp_path):
+    more = [xml_of("torch.compile", b, ignored="True") for b in ("right", "canary")]
+    found = table(tmp_path, results(more=more))
+    (line,) = (line for line in found.stdout.splitlines() if line.startswith("| torch.compile |"))
+    assert line.endswith("| 3 of 3 | the same | 2 of 2; 1 of 1 ignored by torch |")
 
 
 @pytest.mark.parametrize("backward", ["right", "canary"])
