@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from manual_backprop import equations as equations
 from manual_backprop import functional as functional
+from manual_backprop import kernels as kernels
 from manual_backprop import nn as nn
 from manual_backprop.activations import Activation as Activation
 from manual_backprop.activations import per_neuron as per_neuron

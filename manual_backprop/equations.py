@@ -137,4 +137,4 @@ def weight_gradient(delta: Tensor, input: Tensor) -> Tensor:
 
 def _samples(x: Tensor) -> Tensor:
     """``(*, n)`` as ``(N, n)``: one row a sample, whatever the leading dimensions (no -1: n may be 0)."""
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1])

@@ -148,32 +148,31 @@ class TwoForms:
         )
 
     def apply(self, *inputs: Any) -> Any:
-        """The full form under a transform of `torch.func` and in forward mode, the plain one everywhere else; the bare
-        forward, with torch's own derivative, where torch would go wrong through anybody's Function in silence."""
-        if _functions_go_wrong():
-            return self.full.forward(*inputs)
-        plain = torch.compiler.is_compiling() or plain_call()
-        return (self.plain if plain else self.full).apply(*inputs)
+        """The plain form wherever it will do; the full one under a transform of `torch.func` and in forward mode; the
+        bare forward, with torch's own derivative, where torch would go wrong through anybody's Function in silence.
 
-
-def _functions_go_wrong() -> bool:
-    """Three such places: `torch.export`, which in strict mode leaves a Function without a gradient; `torch.compile` of
-    a transform, whose gradients through a Function are 0 in torch 2.14; forward mode within forward mode, where the
-    inner tangent is lost (pytorch issue 197867).
-    """
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting() or _transforms_active()
-    transforms = torch._C._functorch.get_interpreter_stack() if _transforms_active() else []
-    return sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms) > 1
-
-
-def _transforms_active() -> bool:
-    return torch._C._are_functorch_transforms_active()
+        Three such places: `torch.export`, which in strict mode leaves a Function without a gradient; `torch.compile` of
+        a transform, whose gradients through a Function are 0 in torch 2.14; forward mode within forward mode, where the
+        inner tangent is lost (pytorch issue 197867).
+        """
+        if plain_call():
+            return self.plain.apply(*inputs)
+        if torch.compiler.is_compiling():
+            bare = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
+            return self.full.forward(*inputs) if bare else self.plain.apply(*inputs)
+        return self.full.forward(*inputs) if _forward_mode_is_nested() else self.full.apply(*inputs)
 
 
 def plain_call() -> bool:
     """Whether this call is neither traced by the compiler nor under a transform, forward mode among them."""
-    return not (torch.compiler.is_compiling() or _transforms_active() or forward_ad._current_level >= 0)
+    return not (
+        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
+def _forward_mode_is_nested() -> bool:
+    transforms = torch._C._functorch.get_interpreter_stack() or []
+    return sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms) > 1
 
 
 linear_activation = TwoForms(LinearActivationFunction)

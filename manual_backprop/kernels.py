@@ -1,6 +1,6 @@
 """Which kernel multiplies matrices: ATen's or oneDNN's. The only place that chooses.
 
-A layer has three products: z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
+A layer has three products (chapter 2, BP2 and BP4): z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
 ∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which on AMD CPUs with
 AVX-512 reaches less than half of their speed; there oneDNN takes the large products, with σ fused into the first.
 
@@ -79,7 +79,8 @@ def matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     """c = β c + α a @ b, in place: ∂C/∂weight and the step in one. Shapes: ``(m, n)``, ``(m, k)``, ``(k, n)``."""
     if _large(a, b) and _onednn_can(a, b):
-        return c.mul_(beta).add_(_onednn(a, b.mT, None, "none"), alpha=alpha)
+        kept = c if beta == 1 else c.mul_(beta)
+        return kept.add_(_onednn(a, b.mT, None, "none"), alpha=alpha)
     return c.addmm_(a, b, beta=beta, alpha=alpha)
 
 
