@@ -1,8 +1,8 @@
 """Which kernel multiplies matrices: ATen's or oneDNN's. The only place that chooses.
 
-A layer has three products (chapter 2, BP2 and BP4): z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
-∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which on AMD CPUs with
-AVX-512 reaches less than half of their speed; there oneDNN takes the large products, with σ fused into the first.
+A layer has three products: z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
+∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which leaves some of the
+speed of AMD CPUs with AVX-512 unused; there oneDNN takes the large products, with σ fused into the first.
 
 The rule is one of machine and size, not a measurement: so all processes of a run choose alike, and a run can be
 repeated. `use` or the environment variable ``MANUAL_BACKPROP_KERNEL`` override it.
@@ -24,8 +24,11 @@ from manual_backprop.activations import Activation, identity, relu, sigmoid, tan
 
 KERNELS = ("auto", "aten", "onednn")
 VARIABLE = "MANUAL_BACKPROP_KERNEL"
-SMALLEST = 4_000_000
-"""Multiplications from which on oneDNN is faster than MKL (`scripts/benchmark.py --products`)."""
+SMALLEST = 16_000_000
+"""Multiplications from which on oneDNN is the faster one on such a CPU, for rows of at least `NARROWEST` factors."""
+NARROWEST = 64
+TRANSPOSED = 16
+"""So many times more where the first factor is a transposed view, as in δᵀ @ input: oneDNN then copies it."""
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -87,7 +90,12 @@ def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor
 def _large(a: Tensor, b: Tensor) -> bool:
     # While a graph is traced, its sizes are symbols, and to compare one would bind the graph to the answer.
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not traced and type(a) in _PLAIN and a.shape[:-1].numel() * b.numel() >= _smallest
+    if traced or type(a) not in _PLAIN:
+        return False
+    multiplications = a.shape[:-1].numel() * b.numel()
+    if multiplications < _smallest or not _smallest:
+        return not _smallest
+    return a.shape[-1] >= NARROWEST and (a.is_contiguous() or multiplications >= TRANSPOSED * _smallest)
 
 
 def _onednn_can(*tensors: Tensor) -> bool:
