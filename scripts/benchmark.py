@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
         torch.manual_seed(0)
         made = {name: make(work) for name, make in CONTESTANTS[work.name].items()}
         for name in [name for name, contestant in made.items() if contestant is None]:
-            console.print(f"{work}, {work.dtype}: without {name}, whose library is missing or has not this dtype")
+            console.print(f"{work}, {work.dtype}: without {name}: no such library, or not for this dtype and size")
         there = {name: contestant for name, contestant in made.items() if contestant is not None}
         timings += timing.race(work, there, 1.0 if options.quick else options.seconds)
-    timing.write(timings, options.out / "timings.csv")
+        timing.write(timings, options.out / "timings.csv")
     timings = timing.read(options.out / "timings.csv")
     (options.out / "timings.md").write_text(pictures.table(timings) + "\n")
     (options.out / "bars.md").write_text(pictures.bars_table(timings) + "\n")

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-
 from manual_backprop.benchmark.timing import Timing, Work
 
 SMALL, HUNDRED = (784, 30, 10), (784, 100, 10)
@@ -20,7 +18,6 @@ WORKS = [
     Work("step", HUNDRED, 10, threads=1),
     Work("step", SMALL, 128),
     Work("step", MIDDLE, 128),
-    Work("step", MIDDLE, 128, torch.bfloat16),
     Work("step", LARGE, 256),
     Work("step", (2048, 2048, 2048, 2048), 1024),
 ]

@@ -1,7 +1,7 @@
 """Who takes part: the same step of gradient descent on the quadratic cost of sigmoid layers, by different hands.
 
 Each maker gives a function and the number of steps that one call of it takes, or None where its library is missing; the
-libraries that are no torch take part in float32.
+libraries that are no torch take part in float32, and NumPy and scikit-learn in small works.
 """
 
 import importlib.util
@@ -15,8 +15,12 @@ from manual_backprop import Network, nn
 from manual_backprop.benchmark.timing import Contestant, Work
 
 RATE = 0.1
-STEPS = 50  # of those who take many steps a call
+STEPS = 50  # of those who take many steps a call, where a step is short
 Maker = Callable[[Work], "tuple[Contestant, int] | None"]
+
+
+def steps(work: Work) -> int:
+    return STEPS if work.flops < 1e8 else 2
 
 
 def data(work: Work, batches: int = 1) -> tuple[Tensor, Tensor]:
@@ -68,9 +72,9 @@ def network_cost(work: Work) -> tuple[Contestant, int]:
 def network(compile: bool = False) -> Maker:
     def make(work: Work) -> tuple[Contestant, int]:
         net = Network(work.sizes, dtype=work.dtype, compile=compile)
-        x, y = data(work, STEPS)
+        x, y = data(work, steps(work))
         order = torch.randperm(len(x))
-        return lambda: net.sgd(x, y, work.batch, RATE, order), STEPS
+        return lambda: net.sgd(x, y, work.batch, RATE, order), steps(work)
 
     return make
 
@@ -98,15 +102,15 @@ def jax_epoch(work: Work) -> tuple[Contestant, int] | None:
     import jax
 
     parameters, step = _jax(work)
-    x, y = (jax.numpy.asarray(t.numpy()) for t in data(work, STEPS))
-    order = jax.numpy.asarray(torch.randperm(len(x)).reshape(STEPS, work.batch).numpy())
+    x, y = (jax.numpy.asarray(t.numpy()) for t in data(work, steps(work)))
+    order = jax.numpy.asarray(torch.randperm(len(x)).reshape(steps(work), work.batch).numpy())
     epoch = jax.jit(lambda p: jax.lax.scan(lambda p, batch: (step(p, x[batch], y[batch]), None), p, order)[0])
     state = [parameters]
 
     def run() -> None:
         state[0] = jax.block_until_ready(epoch(state[0]))
 
-    return run, STEPS
+    return run, steps(work)
 
 
 def _jax(work: Work) -> tuple:
@@ -191,8 +195,13 @@ def products(work: Work) -> tuple[Contestant, int]:
     return run, 1
 
 
+SLOW = ("numpy", "sklearn")
+"""Of these a step takes seconds where others take milliseconds."""
+
+
 def _can(library: str, work: Work) -> bool:
-    return work.dtype == torch.float32 and importlib.util.find_spec(library) is not None
+    small = work.flops < 1e8 or library not in SLOW
+    return small and work.dtype == torch.float32 and importlib.util.find_spec(library) is not None
 
 
 def _layer(make: Callable[[Work], torch.nn.Module]) -> Maker:
