@@ -61,8 +61,7 @@ _TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_MA
 
 
 TIMEOUT = timedelta(minutes=1)
-"""A process that waits longer for another one ends, and torchrun starts all again. (After a worker was killed, the new
-ones now and then wait for ever to be connected.)"""
+"""A process that waits longer for another one ends, and torchrun starts all again."""
 
 
 @contextmanager
@@ -71,7 +70,11 @@ def process_group(workers: Workers, device: torch.device) -> Iterator[None]:
     if workers.size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    # Restarted workers may meet in the store of those before them, where the addresses of the dead still stand.
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    own = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, store=own, rank=rank, world_size=size)
     try:
         yield
     finally:
