@@ -62,7 +62,8 @@ def linear(
 
     With a bias and rows of inputs ATen writes into ``out``; oneDNN cannot.
     """
-    if _large(input, weight) and _onednn_can(input, weight) and (bias is None or _onednn_can(bias)):
+    fits = _large(input, weight) and input.dim() > 0 and input.shape[-1] == weight.shape[-1]
+    if fits and _onednn_can(input, weight) and (bias is None or _onednn_can(bias, weight)):
         fused = _FUSED.get(activation)
         a = _onednn(input, weight, bias, fused or "none")
         return a if fused else activation.over(a)
