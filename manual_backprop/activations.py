@@ -64,12 +64,12 @@ class Activation:
         return self.name
 
 
-# Functions with names rather than lambdas, so that a module that holds an activation can be pickled. Those that write
-# into `out` have no numbers as operands: torch would make a tensor of each, which takes longer than a small product.
+# Functions with names rather than lambdas, so that a module that holds an activation can be pickled. The derivatives have
+# no numbers as operands: torch would make a tensor of each, which takes longer than a small product.
 
 
 def sigmoid_prime(a: Tensor) -> Tensor:
-    return a * (1 - a)
+    return a * (torch.ones_like(a) - a)
 
 
 def sigmoid_prime_into(a: Tensor, out: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def sigmoid_prime_into(a: Tensor, out: Tensor) -> Tensor:
 
 
 def tanh_prime(a: Tensor) -> Tensor:
-    return 1 - a * a
+    return torch.ones_like(a) - a * a
 
 
 def tanh_prime_into(a: Tensor, out: Tensor) -> Tensor:
@@ -85,11 +85,11 @@ def tanh_prime_into(a: Tensor, out: Tensor) -> Tensor:
 
 
 def relu_prime(a: Tensor) -> Tensor:
-    return (a > 0).to(a.dtype)
+    return torch.sign(a)  # a is never negative
 
 
 def relu_prime_into(a: Tensor, out: Tensor) -> Tensor:
-    return torch.sign(a, out=out)  # a is never negative
+    return torch.sign(a, out=out)
 
 
 def identity_function(z: Tensor) -> Tensor:

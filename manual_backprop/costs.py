@@ -50,8 +50,10 @@ class Cost:
         return self.of_weighted_input.get(activation.name) if ready else None
 
     def gradient(self, a: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        """∂C/∂a, in ``out`` where there is such a form."""
-        return self.derivative(a, y) if self.derivative_into is None else self.derivative_into(a, y, out)
+        """∂C/∂a, written into ``out``."""
+        if self.derivative_into is None:
+            return out.copy_(self.derivative(a, y))
+        return self.derivative_into(a, y, out)
 
     def __repr__(self) -> str:
         return self.name

@@ -50,8 +50,12 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
 
 
 def autocast_is_on(device: torch.device) -> bool:
-    # To ask whether it is enabled is an error where there is none, as on "meta".
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    # The first question is the cheap one. To ask whether it is enabled is an error where there is none, as on "meta".
+    return (
+        torch._C._is_any_autocast_enabled()
+        and torch.amp.is_autocast_available(device.type)
+        and torch.is_autocast_enabled(device.type)
+    )
 
 
 def autocast_casts(x: Any) -> bool:

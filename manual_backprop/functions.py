@@ -137,9 +137,11 @@ class TwoForms:
     """
 
     def __init__(self, function: type[Function]) -> None:
+        compute, setup_context = function.forward, function.setup_context
+
         def forward(ctx: Any, *inputs: Any) -> Any:
-            output = function.forward(*inputs)
-            function.setup_context(ctx, inputs, output)
+            output = compute(*inputs)
+            setup_context(ctx, inputs, output)
             return output
 
         self.full = function

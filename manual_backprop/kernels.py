@@ -15,10 +15,12 @@ is ATen's.
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from manual_backprop.activations import Activation, identity, relu, sigmoid, tanh
 
@@ -30,6 +32,7 @@ NARROWEST = 64
 TRANSPOSED = 16
 """So many times more where the first factor is a transposed view, as in δᵀ @ input: oneDNN then copies it."""
 
+_linear: Callable[..., Tensor] = torch.nn.functional.linear  # it takes `out` too, of which its stub knows nothing
 _DTYPES = (torch.float32, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh", relu: "relu"}
@@ -60,43 +63,44 @@ def linear(
 ) -> Tensor:
     """a = σ(input @ weightᵀ + bias). Shapes: input ``(*, i)``, weight ``(o, i)``, bias ``(o,)``; a ``(*, o)``.
 
-    With a bias and rows of inputs ATen writes into ``out``; oneDNN cannot.
+    ATen writes into ``out``; oneDNN cannot.
     """
-    fits = _large(input, weight) and input.dim() > 0 and input.shape[-1] == weight.shape[-1]
-    if fits and _onednn_can(input, weight) and (bias is None or _onednn_can(bias, weight)):
+    if (
+        _large(input, weight.shape[0])
+        and input.shape[-1:] == weight.shape[-1:]
+        and _onednn_can(input, weight)
+        and (bias is None or _onednn_can(bias, weight))
+    ):
         fused = _FUSED.get(activation)
         a = _onednn(input, weight, bias, fused or "none")
         return a if fused else activation.over(a)
-    if out is None or bias is None:
-        z = torch.nn.functional.linear(input, weight, bias)
-        return activation.over(z) if type(z) is Tensor else activation.function(z)  # a subclass may not be overwritten
-    return activation.over(torch.addmm(bias, input, weight.mT, out=out))
+    z = _linear(input, weight, bias, out=out)
+    return activation.over(z) if type(z) is Tensor else activation.function(z)  # a subclass may not be overwritten
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a @ b. Shapes: ``(*, k)`` and ``(k, n)``; ``(*, n)``. ATen writes into ``out``; oneDNN cannot."""
-    if _large(a, b) and _onednn_can(a, b) and a.shape[-1] == b.shape[0]:
+    """a @ b. Shapes: ``(*, k)`` and ``(k, n)``; ``(*, n)``. ATen writes rows into ``out``; oneDNN cannot."""
+    if _large(a, b.shape[-1]) and a.shape[-1:] == b.shape[:1] and _onednn_can(a, b):
         return _onednn(a, b.mT, None, "none")
-    return torch.matmul(a, b, out=out)
+    return a @ b if out is None else torch.mm(a, b, out=out)
 
 
 def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     """c = β c + α a @ b, in place: ∂C/∂weight and the step in one. Shapes: ``(m, n)``, ``(m, k)``, ``(k, n)``."""
-    if _large(a, b) and _onednn_can(a, b):
+    if _large(a, b.shape[-1]) and _onednn_can(a, b):
         kept = c if beta == 1 else c.mul_(beta)
         return kept.add_(_onednn(a, b.mT, None, "none"), alpha=alpha)
     return c.addmm_(a, b, beta=beta, alpha=alpha)
 
 
-def _large(a: Tensor, b: Tensor) -> bool:
+def _large(a: Tensor, columns: int) -> bool:
+    """Whether oneDNN is to have a product of ``a`` with so many columns. Asked at every product: it takes 0.4 µs."""
     # While a graph is traced, its sizes are symbols, and to compare one would bind the graph to the answer.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if traced or type(a) not in _PLAIN:
+    if type(a) not in _PLAIN or is_dynamo_compiling() or torch._C._is_tracing():
         return False
-    multiplications = a.shape[:-1].numel() * b.numel()
-    if multiplications < _smallest or not _smallest:
+    if a.numel() * columns < _smallest or not _smallest:
         return not _smallest
-    return a.shape[-1] >= NARROWEST and (a.is_contiguous() or multiplications >= TRANSPOSED * _smallest)
+    return a.shape[-1] >= NARROWEST and (a.is_contiguous() or a.numel() * columns >= TRANSPOSED * _smallest)
 
 
 def _onednn_can(*tensors: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,6 +11,9 @@ from manual_backprop import compiled, kernels
 from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
+
+GATHERED = 2**18
+"""Numbers that are gathered for the mini-batches to come, which stay in the cache of a core: 1 MiB of float32."""
 
 
 class Gradients(NamedTuple):
@@ -24,12 +27,11 @@ class Gradients(NamedTuple):
 class _Buffers(NamedTuple):
     """Where a mini-batch of N samples is computed: a list has an entry a layer, of shape ``(N, o)``."""
 
-    x: Tensor  # (N, sizes[0])
-    y: Tensor  # (N, sizes[-1])
     ones: Tensor  # (N,)
     z: list[Tensor]  # and a, written over it
     sigma_primes: list[Tensor]
     deltas: list[Tensor]
+    deltas_t: list[Tensor]  # the same, transposed
 
 
 class Network:
@@ -86,6 +88,7 @@ class Network:
         self.velocities: list[Tensor] = []
         self.compile = compile
         self._buffers: dict[int, _Buffers] = {}
+        self._gathered: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -106,8 +109,9 @@ class Network:
         samples = x.shape[:-1]
         self._expect_outputs(y, samples)
         rows = samples.numel()
-        inputs, errors = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]))
-        deltas = [delta * (1 / max(1, rows)) for delta in errors]
+        buffers = self._buffers_for(rows)
+        inputs = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), buffers)
+        deltas = [delta * (1 / max(1, rows)) for delta in buffers.deltas]
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
         return Gradients(
@@ -116,40 +120,41 @@ class Network:
             deltas=[delta.reshape(*samples, delta.shape[-1]) for delta in deltas],
         )
 
-    def _inputs_and_errors(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Steps 1 to 4 for rows of samples: the a^{l-1} that come into the layers, and N times the δ^l of the mean."""
-        buffers, short = self._buffers_for(x), self.cost.of_weighted_input_of(self.activations[-1])
+    def _inputs_and_errors(self, x: Tensor, y: Tensor, buffers: _Buffers) -> list[Tensor]:
+        """Steps 1 to 4 for rows of samples: returns the a^{l-1} that come into the layers, and leaves N times the δ^l
+        of the mean in ``buffers.deltas``."""
+        short = self.cost.of_weighted_input_of(self.activations[-1])
+        last = len(self.weights) - 1
 
         # 1. Input: a^1 = x.
         inputs, sigma_primes, a = [], [], x
 
         # 2. Feedforward: z^l = w^l a^{l-1} + b^l and a^l = σ(z^l), written over z^l unless that is needed.
-        for w, b, f, z_out, out in zip(
-            self.weights, self.biases, self.activations, buffers.z, buffers.sigma_primes, strict=True
+        for layer, (w, b, f, z_out) in enumerate(
+            zip(self.weights, self.biases, self.activations, buffers.z, strict=True)
         ):
             inputs.append(a)
-            if short and w is self.weights[-1]:
+            if short and layer == last:
                 z = kernels.linear(a, w, b, identity, z_out)  # δ^L is computed from z^L alone
             elif f.needs == "z":
                 z = kernels.linear(a, w, b, identity, z_out)
                 a = f.function(z)
-                sigma_primes.append(f.prime(z, out))
+                sigma_primes.append(f.prime(z, buffers.sigma_primes[layer]))
             else:
                 a = kernels.linear(a, w, b, f, z_out)
-                sigma_primes.append(f.prime(a, out))
+                sigma_primes.append(f.prime(a, buffers.sigma_primes[layer]))
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
-        out = buffers.deltas[-1]
+        deltas = buffers.deltas
         if short:
-            deltas = [short.gradient(z, y, out)]
+            short.gradient(z, y, deltas[last])
         else:
-            deltas = [output_error(self.cost.gradient(a, y, out), sigma_primes[-1], out)]
+            output_error(self.cost.gradient(a, y, deltas[last]), sigma_primes[last], deltas[last])
 
         # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
-        for layer in reversed(range(len(self.weights) - 1)):
-            w_next, out = self.weights[layer + 1], buffers.deltas[layer]
-            deltas.insert(0, hidden_error(w_next, deltas[0], sigma_primes[layer], out))
-        return inputs, deltas
+        for layer in range(last - 1, -1, -1):
+            hidden_error(self.weights[layer + 1], deltas[layer + 1], sigma_primes[layer], deltas[layer])
+        return inputs
 
     def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z^L and a^L."""
@@ -189,25 +194,27 @@ class Network:
         samples = x.shape[:-1]
         self._expect_outputs(y, samples)
         rows = samples.numel()
-        self._descend(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), learning_rate, momentum, weight_decay)
+        x, y = x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1])
+        self._descend(x, y, self._buffers_for(rows), learning_rate, momentum, weight_decay)
 
-    def _descend(self, x: Tensor, y: Tensor, learning_rate: float, momentum: float, weight_decay: float) -> None:
-        inputs, deltas = self._inputs_and_errors(x, y)
-        ones, mean = self._buffers_for(x).ones, 1 / max(1, len(x))
+    def _descend(
+        self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
+    ) -> None:
+        inputs, mean = self._inputs_and_errors(x, y, buffers), 1 / max(1, x.shape[0])
+        weights, biases, deltas_t, ones = self.weights, self.biases, buffers.deltas_t, buffers.ones
 
         # 5. BP3 and BP4 and the step in one product each.
         if not momentum:
-            for w, b, delta, a in zip(self.weights, self.biases, deltas, inputs, strict=True):
-                kernels.addmm_(w, delta.mT, a, beta=1 - learning_rate * weight_decay, alpha=-learning_rate * mean)
-                b.addmv_(delta.mT, ones, alpha=-learning_rate * mean)
+            for w, b, delta_t, a in zip(weights, biases, deltas_t, inputs, strict=True):
+                kernels.addmm_(w, delta_t, a, beta=1 - learning_rate * weight_decay, alpha=-learning_rate * mean)
+                b.addmv_(delta_t, ones, alpha=-learning_rate * mean)
             return
-        parameters = self.weights + self.biases
+        parameters = weights + biases
         self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
-        layers = len(self.weights)
-        for v, w, delta, a in zip(self.velocities, self.weights, deltas, inputs, strict=False):
-            kernels.addmm_(v, delta.mT, a, beta=momentum, alpha=mean).add_(w, alpha=weight_decay)
-        for v, delta in zip(self.velocities[layers:], deltas, strict=True):
-            v.addmv_(delta.mT, ones, beta=momentum, alpha=mean)
+        for v, w, delta_t, a in zip(self.velocities, weights, deltas_t, inputs, strict=False):
+            kernels.addmm_(v, delta_t, a, beta=momentum, alpha=mean).add_(w, alpha=weight_decay)
+        for v, delta_t in zip(self.velocities[len(weights) :], deltas_t, strict=True):
+            v.addmv_(delta_t, ones, beta=momentum, alpha=mean)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
 
@@ -237,18 +244,26 @@ class Network:
         """
         self._expect_outputs(y, x.shape[:-1])
         order = torch.randperm(len(x), device=x.device) if order is None else order
-        batches = order.split(batch_size) if len(order) else ()
-        rates = [learning_rate] * len(batches) if isinstance(learning_rate, (int, float)) else list(learning_rate)
-        if len(rates) != len(batches):
-            raise ValueError(f"learning_rate: expected one, or {len(batches)}, found {len(rates)}")
+        batches = -(-len(order) // batch_size)
+        rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
+        if len(rates) != batches:
+            raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
         if self.compile and compiled.can_run(self, x, y, batch_size):
             compiled.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
             return
-        for batch, rate in zip(batches, rates, strict=True):
-            buffers = self._buffers_for(batch)
-            torch.index_select(x, 0, batch, out=buffers.x)
-            torch.index_select(y, 0, batch, out=buffers.y)
-            self._descend(buffers.x, buffers.y, rate, momentum, weight_decay)
+        for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
+            self._descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
+
+    def _batches(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The mini-batches, in a buffer where one index_select has gathered as many as fit."""
+        size = batch_size * max(1, GATHERED // max(1, batch_size * x.shape[1]))
+        if self._gathered is None or len(self._gathered[0]) != size:
+            self._gathered = x.new_empty(size, x.shape[1]), y.new_empty(size, y.shape[1])
+        for samples in order.split(size) if len(order) else ():
+            rows = [buffer[: len(samples)] for buffer in self._gathered]
+            for values, row in zip((x, y), rows, strict=True):
+                torch.index_select(values, 0, samples, out=row)
+            yield from zip(*(row.split(batch_size) for row in rows), strict=True)
 
     @torch.inference_mode()
     def evaluate(self, x: Tensor, labels: Tensor) -> int:
@@ -267,14 +282,13 @@ class Network:
         if tuple(y.shape) != outputs:
             raise ValueError(f"y: expected the shape {outputs} of the outputs, found {tuple(y.shape)}")
 
-    def _buffers_for(self, samples: Tensor) -> _Buffers:
-        """Those for a mini-batch of ``len(samples)``."""
-        n = len(samples)
-        if n not in self._buffers:
+    def _buffers_for(self, samples: int) -> _Buffers:
+        """Those for a mini-batch of so many samples."""
+        if samples not in self._buffers:
             if len(self._buffers) == 2:  # those of an epoch: the full mini-batches and the last one
                 self._buffers.clear()
-            self._buffers[n] = self._new_buffers(n)
-        return self._buffers[n]
+            self._buffers[samples] = self._new_buffers(samples)
+        return self._buffers[samples]
 
     def _new_buffers(self, n: int) -> _Buffers:
         w = self.weights[0]
@@ -282,6 +296,5 @@ class Network:
         def rows() -> list[Tensor]:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
-        return _Buffers(
-            w.new_empty(n, w.shape[1]), w.new_empty(n, len(self.biases[-1])), w.new_ones(n), rows(), rows(), rows()
-        )
+        deltas = rows()
+        return _Buffers(w.new_ones(n), rows(), rows(), deltas, [delta.mT for delta in deltas])

@@ -247,7 +247,7 @@ def test_sgd_is_an_update_a_mini_batch(batch_size):
 def test_sgd_in_random_order_sees_each_sample_once(monkeypatch):
     net = Network([1, 2])
     seen = []
-    monkeypatch.setattr(net, "_descend", lambda x, y, rate, *_: seen.append((x.flatten().tolist(), rate)))
+    monkeypatch.setattr(net, "_descend", lambda x, y, buffers, rate, *_: seen.append((x.flatten().tolist(), rate)))
     x = torch.arange(25.0).unsqueeze(1)
     net.sgd(x, x.expand(25, 2))
     assert [len(samples) for samples, _ in seen] == [10, 10, 5]
