@@ -64,8 +64,8 @@ class Activation:
         return self.name
 
 
-# Functions with names rather than lambdas, so that a module that holds an activation can be pickled. The derivatives have
-# no numbers as operands: torch would make a tensor of each, which takes longer than a small product.
+# Functions with names rather than lambdas, so that a module that holds an activation can be pickled. The derivatives
+# have no numbers as operands: torch would make a tensor of each, which takes longer than a small product.
 
 
 def sigmoid_prime(a: Tensor) -> Tensor:
