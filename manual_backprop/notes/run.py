@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop import commandline
 from manual_backprop.commandline import InputError, Rule
+from manual_backprop.training.pictures import keep
 from manual_backprop.training.run_log import environment
 
 EXIT_STATUS = "exit status: 0 done; 1 a check failed; 2 bad input; 130 where Ctrl-C ended it"
@@ -76,10 +76,7 @@ class Run:
 
     def picture(self, name: str, figure: Figure) -> None:
         """Saved as a PNG, and on TensorBoard's "Images"."""
-        path = self.folder / f"{name}.png"
-        figure.savefig(path, dpi=120)
-        # The same pixels: add_figure would draw it again, and import pyplot.
-        self.writer.add_image(name, imread(path)[..., :3], dataformats="HWC")
+        keep(figure, name, self.folder, self.writer)
 
     def scalars(self, tag: str, values: Mapping[int, float] | Sequence[float]) -> None:
         """A curve on TensorBoard's "Scalars"; the steps are the keys, or count from 0."""

@@ -23,13 +23,13 @@ class Score(NamedTuple):
 @torch.inference_mode()
 def score(network: Network, images: Images, workers: Workers) -> Score:
     """Each process takes every ``workers.size``-th image."""
-    x, labels, y = (tensor[workers.rank :: workers.size] for tensor in images)
-    sums = torch.zeros(1 + DIGITS * DIGITS, dtype=torch.float64, device=x.device)
-    for part in torch.arange(len(x), device=x.device).split(CHUNK):
-        outputs, cost = network.outputs_and_cost(x[part], y[part])
-        sums[0] += cost * len(part)
+    mine = (tensor[workers.rank :: workers.size].split(CHUNK) for tensor in images)
+    sums = torch.zeros(1 + DIGITS * DIGITS, dtype=torch.float64, device=images.x.device)
+    for x, labels, y in zip(*mine, strict=True):
+        outputs, cost = network.outputs_and_cost(x, y)
+        sums[0] += cost * len(x)
         answers = outputs.argmax(-1)
-        sums[1:] += torch.bincount(labels[part] * DIGITS + answers, minlength=DIGITS * DIGITS)
+        sums[1:] += torch.bincount(labels * DIGITS + answers, minlength=DIGITS * DIGITS)
     sums = workers.sum(sums)
     confusion = sums[1:].reshape(DIGITS, DIGITS).cpu().long()
     n = max(1, len(images))

@@ -5,6 +5,7 @@ are the very tensors that the learner trains, or, where those are divided among 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
@@ -129,10 +130,15 @@ class ModuleLearner:
         self.parallel = divided(model, config.parallel, workers, weights[0].device)
         weights, biases = _weights_and_biases(self.parallel)
         self.trained = weights + biases
-        groups: list[dict] = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
-        self.optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+        self.groups: list[dict] = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
+        self.momentum = config.momentum
         # The mean over processes of what is a sum over samples divided by their number; "tensor" divides no samples.
         self.shares = 1 if config.parallel == "tensor" else workers.size
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        # Not before it is used: to make one imports the compiler, and a model that is only looked into needs none.
+        return torch.optim.SGD(self.groups, momentum=self.momentum)
 
     def steps(
         self, x: Tensor, y: Tensor, batches: Sequence[Tensor], samples: Sequence[int], rates: Sequence[float]

@@ -5,16 +5,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
-from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:  # torch's engines are imported where one is used: they take as long as a short run
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor.parallel import ParallelStyle
 
 
 class Workers(NamedTuple):
@@ -88,6 +87,8 @@ def divided(model: torch.nn.Module, how: str, workers: Workers, device: torch.de
     """
     if workers.size == 1:
         return model
+    from torch.distributed.device_mesh import init_device_mesh
+
     return ENGINES[how](model, init_device_mesh(device.type, (workers.size,)))
 
 
@@ -96,19 +97,24 @@ def linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
-def _data(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
-    return DistributedDataParallel(model)
+def _data(model: torch.nn.Module, mesh: "DeviceMesh") -> torch.nn.Module:
+    return torch.nn.parallel.DistributedDataParallel(model)
 
 
-def _fully_sharded(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
+def _fully_sharded(model: torch.nn.Module, mesh: "DeviceMesh") -> torch.nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
     model = copy.deepcopy(model)
     for module in (*linear_layers(model).values(), model):
         fully_shard(module, mesh=mesh)
     return model
 
 
-def _tensor(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
+def _tensor(model: torch.nn.Module, mesh: "DeviceMesh") -> torch.nn.Module:
     """Column by column and row by row in turn: what lies between two layers is divided and stays so."""
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
     model = copy.deepcopy(model)
     names = list(linear_layers(model))
     plan: dict[str, ParallelStyle] = {
@@ -119,7 +125,7 @@ def _tensor(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
     return parallelize_module(model, mesh, plan)
 
 
-ENGINES: dict[str, Callable[[torch.nn.Module, DeviceMesh], torch.nn.Module]] = {
+ENGINES: dict[str, Callable[[torch.nn.Module, "DeviceMesh"], torch.nn.Module]] = {
     "ddp": _data,
     "fsdp": _fully_sharded,
     "tensor": _tensor,
@@ -127,12 +133,15 @@ ENGINES: dict[str, Callable[[torch.nn.Module, DeviceMesh], torch.nn.Module]] = {
 
 
 def whole(x: Tensor) -> Tensor:
-    """All of a tensor whose parts lie on several processes, in each of them: all have to ask."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    """All of a tensor whose parts lie on several processes (a DTensor), in each of them: all have to ask."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def like(x: Tensor, part: Tensor) -> Tensor:
     """``x``, which every process has, in parts as ``part`` is: the inverse of `whole`."""
-    if not isinstance(part, DTensor):
+    if not hasattr(part, "full_tensor"):
         return x
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(part, DTensor)
     return distribute_tensor(x, part.device_mesh, part.placements)

@@ -75,7 +75,7 @@ class RunLog:
         self._followed = self.apart and number % self.config.inspect_every == 0
         if self._followed:
             (self.module.cost(self.module.model(x), y) / len(x)).backward()
-            self.module.optimizer.zero_grad()
+            self.module.model.zero_grad()
 
     def after_step(self) -> None:
         """After it: the weights have moved."""
@@ -110,8 +110,7 @@ class RunLog:
             "most_wrong": pictures.most_wrong(test, outputs),
         }
         for name, figure in drawn.items():
-            figure.savefig(self.folder / f"{name}.png", dpi=120)
-            self.writer.add_figure(name, figure, step, close=False)
+            pictures.keep(figure, name, self.folder, self.writer, step)
         self._precision_and_recall(test.labels, outputs, step)
         self._graph(test.x[:1])
         if self.config.projector:

@@ -147,7 +147,7 @@ class Trainer:
     def _train_steps(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
         """With nothing in between; the gradient of the first is checked where that is due."""
         # Tensor parallel divides the neurons, and not the images.
-        whole = self.config.parallel == "tensor"
+        whole = self.workers.size == 1 or self.config.parallel == "tensor"
         mine = batches if whole else [batch[self.workers.rank :: self.workers.size] for batch in batches]
         if self.config.check_every and self.total_steps % self.config.check_every == 0:
             self.learner.gather()
@@ -184,7 +184,8 @@ class Trainer:
 
     def _parameters_finite(self) -> bool:
         parameters = self.network.weights + self.network.biases
-        return bool(torch.stack([p.isfinite().all() for p in parameters]).all())
+        # Of a sum first: it is finite only where all are, and often tells it in less time.
+        return all(bool(p.sum().isfinite()) or bool(p.isfinite().all()) for p in parameters)
 
     def _name_the_step(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
         """Take the steps since the last look again, one by one, up to the one that spoils the cost."""
