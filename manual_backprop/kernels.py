@@ -67,9 +67,9 @@ def linear(
     """
     if (
         _large(input, weight.shape[0])
-        and input.shape[-1:] == weight.shape[-1:]
+        and input.shape[-1:] == weight.shape[1:]
         and _onednn_can(input, weight)
-        and (bias is None or _onednn_can(bias, weight))
+        and (bias is None or (bias.shape == weight.shape[:1] and _onednn_can(bias, weight)))
     ):
         fused = _FUSED.get(activation)
         a = _onednn(input, weight, bias, fused or "none")
@@ -80,14 +80,19 @@ def linear(
 
 def matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a @ b. Shapes: ``(*, k)`` and ``(k, n)``; ``(*, n)``. ATen writes rows into ``out``; oneDNN cannot."""
-    if _large(a, b.shape[-1]) and a.shape[-1:] == b.shape[:1] and _onednn_can(a, b):
+    if _large(a, b.shape[-1]) and a.shape[-1:] == b.shape[:-1] and _onednn_can(a, b):
         return _onednn(a, b.mT, None, "none")
     return a @ b if out is None else torch.mm(a, b, out=out)
 
 
 def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
     """c = β c + α a @ b, in place: ∂C/∂weight and the step in one. Shapes: ``(m, n)``, ``(m, k)``, ``(k, n)``."""
-    if _large(a, b.shape[-1]) and _onednn_can(a, b):
+    if (
+        _large(a, b.shape[-1])
+        and a.shape[1:] == b.shape[:-1]
+        and c.shape == a.shape[:1] + b.shape[1:]
+        and _onednn_can(a, b, c)
+    ):
         kept = c if beta == 1 else c.mul_(beta)
         return kept.add_(_onednn(a, b.mT, None, "none"), alpha=alpha)
     return c.addmm_(a, b, beta=beta, alpha=alpha)
@@ -105,9 +110,10 @@ def _large(a: Tensor, columns: int) -> bool:
 
 def _onednn_can(*tensors: Tensor) -> bool:
     return (
-        all(type(x) in _PLAIN and x.is_cpu and x.dtype == tensors[0].dtype for x in tensors)
+        all(type(x) in _PLAIN and x.is_cpu and x.layout == torch.strided for x in tensors)
+        and all(x.dtype == tensors[0].dtype for x in tensors)
         and tensors[0].dtype in _DTYPES
-        and all(x.is_contiguous() or x.mT.is_contiguous() for x in tensors if x.dim() > 1)
+        and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)
         and all(x.numel() for x in tensors)
         and not torch.is_grad_enabled()
         and not torch._C._are_functorch_transforms_active()

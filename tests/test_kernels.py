@@ -16,11 +16,16 @@ DTYPES = params({"float32": torch.float32, "bfloat16": torch.bfloat16})
 ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplus)})
 
 
+@pytest.fixture(autouse=True)
+def choice_of_the_process(monkeypatch):
+    """Restored after every test: the others of this process may run under another one than the rule."""
+    monkeypatch.setattr(kernels, "_smallest", kernels._smallest)
+
+
 @pytest.fixture(params=["aten", "onednn"])
 def kernel(request):
     kernels.use(request.param)
-    yield request.param
-    kernels.use("auto")
+    return request.param
 
 
 @pytest.fixture
@@ -29,8 +34,7 @@ def calls(monkeypatch):
     taken, right = [], kernels._onednn
     monkeypatch.setattr(kernels, "_onednn", lambda *arguments: taken.append(arguments) or right(*arguments))
     kernels.use("onednn")
-    yield taken
-    kernels.use("auto")
+    return taken
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
@@ -80,6 +84,41 @@ def test_layouts(of_a, of_b, kernel):
         torch.testing.assert_close(kernels.addmm_(c, a, b, beta=0.5, alpha=-2), expected.float())
 
 
+BIASES = params(
+    {
+        "every_other": lambda b: b.repeat_interleave(2)[::2],
+        "expanded": lambda b: b[:1].expand_as(b),
+        "one_for_all": lambda b: b[:1],
+        "row": lambda b: b[None],
+    }
+)
+
+
+@pytest.mark.parametrize("of_bias", BIASES)
+def test_biases(of_bias, kernel):
+    """oneDNN's operation takes a bias for as many adjacent numbers as there are neurons, whatever its strides."""
+    x, w, b = torch.randn(9, 12), torch.randn(5, 12), of_bias(torch.randn(5))
+    with torch.no_grad():
+        expected = x.double() @ w.double().mT + b.double()
+        torch.testing.assert_close(kernels.linear(x, w, b, identity), expected.float())
+
+
+DO_NOT_FIT = {
+    "factors": ((9, 5), (9, 11), (12, 5), torch.float32),
+    "to_broadcast": ((9, 5), (1, 12), (12, 5), torch.float32),
+    "no_matrix": ((1, 9, 5), (1, 9, 12), (12, 5), torch.float32),
+    "dtype": ((9, 5), (9, 12), (12, 5), torch.float64),
+}
+
+
+@pytest.mark.parametrize(("of_c", "of_a", "of_b", "dtype"), DO_NOT_FIT.values(), ids=DO_NOT_FIT)
+def test_what_does_not_fit_is_refused(of_c, of_a, of_b, dtype, kernel):
+    c = torch.ones(of_c, dtype=dtype)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"matrix|size|dtype|shapes"):
+        kernels.addmm_(c, torch.randn(of_a), torch.randn(of_b), beta=0.5, alpha=-2)
+    assert torch.equal(c, torch.ones_like(c))
+
+
 def test_plain_tensors_take_onednn(calls):
     functional.linear_sigmoid(*(torch.randn(s, requires_grad=True) for s in ((8, 4), (3, 4), (3,)))).sum().backward()
     assert len(calls) == 3  # z and a in one, ∂C/∂input, ∂C/∂weight
@@ -99,6 +138,7 @@ def under_a_dispatch_mode():
 OTHERS = {
     "float64": lambda: functional.linear(torch.randn(8, 4).double(), torch.randn(3, 4).double()),
     "empty": lambda: functional.linear(torch.randn(0, 4), torch.randn(3, 4)),
+    "layout": lambda: functional.linear(torch.randn(8, 4).to_mkldnn(), torch.randn(3, 4)),
     "vmap": lambda: torch.func.vmap(lambda x: functional.linear(x, torch.ones(3, 4)))(torch.randn(8, 4)),
     "meta": lambda: functional.linear(torch.randn(8, 4, device="meta"), torch.randn(3, 4, device="meta")),
     "dispatch_mode": under_a_dispatch_mode,
@@ -152,8 +192,6 @@ def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         kernels.matmul(torch.randn(3, 3), torch.randn(3, 3))
-    monkeypatch.undo()
-    kernels.use("auto")
 
 
 def test_an_unknown_kernel_is_refused():
