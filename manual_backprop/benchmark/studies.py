@@ -1,0 +1,169 @@
+"""What is no race: memory, starts, whole runs, time to an accuracy, and the naive way to a gradient.
+
+Each study yields `Figure`s, which the bars and tables read by ``subject`` and ``contestant`` as they do the races.
+"""
+
+import csv
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from manual_backprop.benchmark.contestants import CONTESTANTS
+from manual_backprop.benchmark.timing import Contestant, Work
+from manual_backprop.notes import how_fast
+
+ALLOWED = "allowed"
+"""The contestant of a bar that is a number: 60 ms, 12 s."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number: the median of ``n`` measurements."""
+
+    subject: str
+    contestant: str
+    value: float
+    unit: str
+    n: int
+    threads: int
+    torch: str = torch.__version__
+
+
+def memory(works: Sequence[Work], contestants: Sequence[str]) -> Iterator[Figure]:
+    """The most that a forward and backward pass has allocated at once, of what torch's allocator counts."""
+    for work in works:
+        for name in contestants:
+            if made := CONTESTANTS[work.name].get(name, lambda _: None)(work):
+                yield Figure(f"memory, {work}", name, peak(made[0]) / 2**20, "MiB", 1, work.threads)
+
+
+def peak(run: Contestant) -> int:
+    """Bytes that ``run`` has allocated at its highest point, above those before it."""
+    run()  # what it keeps (buffers, state of an optimizer) is there before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    level = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        level += event.nbytes()
+        highest = max(highest, level)
+    return highest
+
+
+def starts(n: int) -> Iterator[Figure]:
+    """What `import manual_backprop` adds to `import torch`."""
+    program = "import time, torch; t = time.perf_counter(); import manual_backprop; print(time.perf_counter() - t)"
+    times = [float(_python("-c", program)) for _ in range(n)]
+    yield Figure("import", "manual_backprop, beside torch", 1e3 * statistics.median(times), "ms", n, 1)
+    yield Figure("import", ALLOWED, 60, "ms", 0, 1)
+
+
+RUNS = {
+    "network": ["--backprop", "network"],
+    "network, compiled": ["--backprop", "network", "--compile"],
+    "layers": ["--backprop", "layers"],
+    "torch.nn": ["--backprop", "autograd"],
+}
+"""The options of `scripts/train_mnist.py`."""
+
+ONE_RECIPE = (
+    "--sizes 784 200 10 --cost cross_entropy --init scaled --batch-size 10 --learning-rate 0.3 --schedule linear "
+    "--epochs 12"
+).split()
+"""Reaches 98 % of the test images; the same for all."""
+
+
+def epochs(data_root: Path, numpy_step: float, n: int) -> Iterator[Figure]:
+    """Seconds of an epoch of 784-30-10 in the training script, with all that it does at its defaults but the scores;
+    and of the NumPy loop of a step of ``numpy_step`` microseconds."""
+    for name, options in RUNS.items():
+        found, _ = _run(data_root, [*options, "--epochs", str(n)])
+        seconds = [float(row["seconds"]) for row in found]
+        yield Figure("epoch 784-30-10 / 10", name, statistics.median(seconds), "s", n, 1)
+        bare, _ = _run(data_root, [*options, "--epochs", str(n), "--check-every", "0", "--inspect-every", "0"])
+        seconds = [float(row["seconds"]) for row in bare]
+        subject = "epoch 784-30-10 / 10, not looked into"
+        yield Figure(subject, name, statistics.median(seconds), "s", n, 1)
+    yield Figure("epoch 784-30-10 / 10", "NumPy, sample by sample", 5000 * numpy_step / 1e6, "s", 1, 1)
+
+
+def whole_runs(data_root: Path) -> Iterator[Figure]:
+    """Seconds of all of `train_mnist.py --recipe chapter1`, its start and its pictures included."""
+    for name in ("network", "network, compiled"):
+        _, seconds = _run(data_root, [*RUNS[name], "--recipe", "chapter1"])
+        yield Figure("run chapter1", name, seconds, "s", 1, 1)
+    yield Figure("run chapter1", ALLOWED, 12, "s", 0, 1)
+
+
+def accuracies(data_root: Path, levels: Sequence[float] = (97, 98)) -> Iterator[Figure]:
+    """Seconds of training until the test images are first answered so well, by one recipe; NaN where they never are."""
+    for name, options in RUNS.items():
+        history, _ = _run(data_root, [*ONE_RECIPE, *options, "--check-every", "0", "--inspect-every", "0"])
+        for level in levels:
+            spent = 0.0
+            for row in history:
+                spent += float(row["seconds"])
+                if float(row["accuracy_test"]) >= level:
+                    break
+            else:
+                spent = float("nan")
+            yield Figure(f"to {level} % of the test images, 784-200-10 / 10", name, spent, "s", 1, 1)
+
+
+def naive(networks: Sequence[Sequence[int]], further: Sequence[Sequence[int]]) -> Iterator[Figure]:
+    """Seconds of (C(w + ε e_j) − C(w))/ε for every weight and of backpropagation; those of ``further`` networks follow
+    from the slopes on log-log axes."""
+    ways = {
+        "(C(w + ε e) − C(w))/ε": lambda c: c.naive.seconds,
+        "one backward pass": lambda c: c.backprop.seconds,
+    }
+    compared = [how_fast.compare(sizes) for sizes in networks]
+    for way, seconds in ways.items():
+        for c in compared:
+            yield Figure(f"gradient of {c.weights:,} weights", way, seconds(c), "s", 1, torch.get_num_threads())
+        p = how_fast.growth(compared, seconds)
+        yield Figure("gradient, growth with the weights", way, p, "exponent", len(compared), torch.get_num_threads())
+        last = compared[-1]
+        for sizes in further:
+            weights = sum(i * o for i, o in zip(sizes, sizes[1:], strict=False))
+            value = seconds(last) * (weights / last.weights) ** p
+            yield Figure(f"gradient of {weights:,} weights, extrapolated", way, value, "s", 0, torch.get_num_threads())
+
+
+def write(figures: Sequence[Figure], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        rows = csv.DictWriter(file, list(Figure.__dataclass_fields__))
+        rows.writeheader()
+        rows.writerows(vars(figure) for figure in figures)
+
+
+def read(path: Path) -> list[Figure]:
+    with open(path, newline="") as file:
+        return [
+            Figure(**row | {"value": float(row["value"]), "n": int(row["n"]), "threads": int(row["threads"])})  # type: ignore[arg-type]
+            for row in csv.DictReader(file)
+        ]
+
+
+def _run(data_root: Path, options: Sequence[str]) -> tuple[list[dict[str, str]], float]:
+    """The rows of a training run's `metrics.csv`, and its seconds from the start of its process to the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = "import sys; from manual_backprop.training.cli import main; sys.exit(main())"
+        place = ["--runs", folder, "--name", "run", "--data-root", str(data_root)]
+        started = time.perf_counter()
+        _python("-c", program, *options, *place)
+        seconds = time.perf_counter() - started
+        with open(Path(folder) / "run" / "metrics.csv", newline="") as file:
+            return list(csv.DictReader(file)), seconds
+
+
+def _python(*arguments: str) -> str:
+    return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout
