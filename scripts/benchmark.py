@@ -1,20 +1,24 @@
 """Race our layers, NetworkCost and Network against torch, JAX, scikit-learn and NumPy, and hold each bar's ratio.
 
-Writes runs/bench/timings.csv, and the tables and the plot from that file. JAX and scikit-learn come with
+Writes runs/bench/timings.csv and figures.csv, and tables and plots from these files. JAX and scikit-learn come with
 `pip install -e ".[bench]"`; a library that is missing is reported as missing.
 """
 
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from manual_backprop import commandline, kernels
-from manual_backprop.benchmark import bars, pictures, timing
+from manual_backprop.benchmark import bars, pictures, studies, timing
 from manual_backprop.benchmark.contestants import CONTESTANTS
+from manual_backprop.benchmark.studies import Figure
+from manual_backprop.benchmark.timing import Timing, Work
 
 
 @dataclass
@@ -22,11 +26,13 @@ class Options:
     """What `scripts/benchmark.py` takes."""
 
     quick: bool = False
-    """The smaller works, a second each."""
-    seconds: float = 8.0
-    """Of a race; the contestants share it."""
+    """The smaller races alone, a second each."""
+    seconds: float = 4.0
+    """Of a race; the contestants share it. Those of growth take a quarter."""
     kernel: str = "auto"
     """auto, aten or onednn: which kernel multiplies in ours."""
+    data_root: Path = Path("data")
+    """MNIST for the training runs, as in train_mnist.py."""
     out: Path = Path("runs/bench")
     """Folder of the results."""
 
@@ -36,25 +42,71 @@ def main(arguments: list[str]) -> int:
     if options.seconds <= 0:
         raise commandline.InputError(f"--seconds: expected more than 0, found {options.seconds}")
     kernels.use(options.kernel)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports each of its starts
     console = Console()
-    timings = []
-    for work in track(bars.QUICK if options.quick else bars.WORKS, "races", console=console):
-        torch.set_num_threads(work.threads)
-        torch.manual_seed(0)
-        made = {name: make(work) for name, make in CONTESTANTS[work.name].items()}
-        for name in [name for name, contestant in made.items() if contestant is None]:
-            console.print(f"{work}, {work.dtype}: without {name}: no such library, or not for this dtype and size")
-        there = {name: contestant for name, contestant in made.items() if contestant is not None}
-        timings += timing.race(work, there, 1.0 if options.quick else options.seconds)
-        timing.write(timings, options.out / "timings.csv")
-    timings = timing.read(options.out / "timings.csv")
-    (options.out / "timings.md").write_text(pictures.table(timings) + "\n")
-    (options.out / "bars.md").write_text(pictures.bars_table(timings) + "\n")
-    pictures.plot(timings, options.out / "steps.png")
+    races = [(work, 1.0) for work in bars.QUICK]
+    if not options.quick:
+        races = [(work, options.seconds) for work in bars.RACES + bars.AGAIN]
+        races += [(work, options.seconds / 4) for work in bars.GROWTH]
+    timings: list[Timing] = []
+    figures: list[Figure] = []
+    with Progress(console=console) as progress:
+        task = progress.add_task("races", total=len(races))
+        for work, seconds in races:
+            progress.update(task, description=str(work))
+            timings += race(work, seconds, console)
+            timing.write(timings, options.out / "timings.csv")
+            progress.advance(task)
+        for figure in () if options.quick else study(options.data_root, timings):
+            progress.update(task, description=figure.subject)
+            figures.append(figure)
+    studies.write(figures, options.out / "figures.csv")
+    report(options.out)
     console.print(f"ours multiply by {kernels.chosen()}; torch {torch.__version__}", highlight=False)
-    console.print(pictures.bars_table(timings), markup=False, highlight=False, soft_wrap=True)
+    console.print((options.out / "bars.md").read_text(), markup=False, highlight=False, soft_wrap=True)
     console.print(f"all in {options.out}", highlight=False)
     return 0
+
+
+def race(work: Work, seconds: float, console: Console) -> list[Timing]:
+    torch.set_num_threads(work.threads)
+    torch.manual_seed(0)
+    made = {name: make(work) for name, make in CONTESTANTS[work.name].items()}
+    for name in [name for name, contestant in made.items() if contestant is None]:
+        console.print(f"{work}, {work.dtype}: without {name}: no such library, or not for this dtype and size")
+    there = {name: contestant for name, contestant in made.items() if contestant is not None}
+    return timing.race(work, there, seconds)
+
+
+def study(data_root: Path, timings: list[Timing]) -> Iterator[Figure]:
+    """All that is no race."""
+    for work, contestants in bars.MEMORY.items():
+        torch.set_num_threads(work.threads)
+        yield from studies.memory(work, contestants)
+    torch.set_num_threads(1)
+    yield from studies.starts(9)
+    yield from studies.naive(bars.NAIVE, bars.EXTRAPOLATED)
+    numpy = {(t.sizes, t.batch): t.median for t in timings if t.contestant == "NumPy, sample by sample"}
+    yield from studies.epochs(data_root, numpy.get(("784-30-10", 10), float("nan")), 5)
+    yield from studies.whole_runs(data_root)
+    yield from studies.accuracies(data_root)
+
+
+def report(folder: Path) -> None:
+    """The tables and plots, from the files."""
+    timings, figures = timing.read(folder / "timings.csv"), studies.read(folder / "figures.csv")
+    tables = {
+        "timings": pictures.timings_table(timings),
+        "bars": pictures.bars_table(timings, figures),
+        "small": pictures.small_table(timings),
+        "growth": pictures.growth_table(timings),
+        "passes": pictures.passes_table(timings),
+        "figures": pictures.figures_table(figures),
+    }
+    for name, table in tables.items():
+        (folder / f"{name}.md").write_text(table + "\n")
+    pictures.plot_steps(timings, folder / "steps.png")
+    pictures.plot_growth(timings, folder / "growth.png")
 
 
 if __name__ == "__main__":

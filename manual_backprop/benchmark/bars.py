@@ -1,14 +1,18 @@
-"""How fast ours have to be: each bar is a ratio of two medians of one race."""
+"""What is raced, and how fast ours have to be: each bar is a ratio of two medians of one race, or of two figures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
+from manual_backprop.benchmark.studies import ALLOWED, Figure
 from manual_backprop.benchmark.timing import Timing, Work
 
 SMALL, HUNDRED = (784, 30, 10), (784, 100, 10)
 MIDDLE, LARGE = (784, 512, 512, 10), (1024, 1024, 1024, 1024)
 
-WORKS = [
+BROAD = (2048, 2048, 2048, 2048)
+RACES = [
     Work("layer", (784, 30), 10, threads=1),
     Work("layer", (512, 512), 128),
     Work("layer", (1024, 1024), 256),
@@ -19,13 +23,41 @@ WORKS = [
     Work("step", SMALL, 128),
     Work("step", MIDDLE, 128),
     Work("step", LARGE, 256),
-    Work("step", (2048, 2048, 2048, 2048), 1024),
+    Work("step", BROAD, 1024),
 ]
-QUICK = [work for work in WORKS if work.flops < 1e9]
+QUICK = [work for work in RACES if work.flops < 1e9]
+AGAIN = [
+    Work("layer", (4096, 4096), 1024),
+    Work("layer", (1024, 1024), 256, torch.bfloat16),
+    Work("step", SMALL, 1024),
+    Work("step", MIDDLE, 128, threads=1),
+    Work("step", LARGE, 256, threads=1),
+    Work("step", MIDDLE, 128, torch.bfloat16),
+    Work("step", LARGE, 256, torch.bfloat16),
+]
+"""Larger, with one thread, and in bfloat16: no bar is of these."""
+
+WIDTHS, DEPTHS, BATCHES = (64, 128, 256, 512, 1024, 2048), (1, 2, 4, 8, 16), (1, 4, 16, 64, 256, 1024)
+GROWTH = [
+    *(Work("width", (n, n, n), 64) for n in WIDTHS),
+    *(Work("depth", (256,) * (n + 1), 64) for n in DEPTHS),
+    *(Work("batch", HUNDRED, n) for n in BATCHES),
+    *(Work("passes", (n, n, n), 64) for n in WIDTHS),
+]
+"""How a step grows, and what its backward pass takes beside its forward pass."""
+
+
+MEMORY = {
+    Work("layer", (512, 512), 128): ["Linear + Sigmoid", "ours: LinearSigmoid"],
+    Work("layer", (1024, 1024), 256): ["Linear + Sigmoid", "ours: LinearSigmoid"],
+    Work("step", LARGE, 256): ["torch eager", "ours: layers", "ours: NetworkCost", "ours: Network"],
+}
+NAIVE, EXTRAPOLATED = [(20, 10, 5), (100, 20, 10), (300, 30, 10), SMALL], [HUNDRED, MIDDLE, LARGE]
+"""Networks whose gradient is also taken the naive way, and those for which that would take too long."""
 
 
 class Bar(NamedTuple):
-    """``ours`` is to be ``least`` times as fast as ``theirs`` at this work."""
+    """``ours`` is to take at most one part in ``least`` of what ``theirs`` takes at this work."""
 
     work: str
     ours: str
@@ -44,6 +76,7 @@ THEIRS = {
     "jax": "JAX epoch (scan)",
     "book": "NumPy, sample by sample",
     "products": "products alone",
+    "allowed": ALLOWED,
 }
 BARS = [
     *_bars("layer 784-30 / 10", "ours: LinearSigmoid", layer=1.0),
@@ -58,6 +91,13 @@ BARS = [
     *_bars("step 784-100-10 / 10", "ours: Network compiled", jax=1.0),
     *_bars("step 1024-1024-1024-1024 / 256", "ours: Network compiled", jax=1.05),
     *_bars("step 2048-2048-2048-2048 / 1024", "ours: Network compiled", products=0.9),
+    *_bars("memory, layer 512-512 / 128", "ours: LinearSigmoid", layer=1.0),
+    *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid", layer=1.0),
+    *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: layers", eager=1.0),
+    *_bars("epoch 784-30-10 / 10", "network", book=9.0),
+    *_bars("run chapter1", "network", allowed=1.0),
+    *_bars("run chapter1", "network, compiled", allowed=1.0),
+    *_bars("import", "manual_backprop, beside torch", allowed=1.0),
 ]
 
 
@@ -70,12 +110,15 @@ class Verdict(NamedTuple):
         return self.ratio is not None and self.ratio >= self.bar.least
 
 
-def judge(timings: Sequence[Timing]) -> list[Verdict]:
-    """Each bar with the ratio measured, of the float32 races."""
-    medians = {(f"{t.work} {t.sizes} / {t.batch}", t.contestant): t.median for t in timings if t.dtype == "float32"}
+def judge(timings: Sequence[Timing], figures: Sequence[Figure] = ()) -> list[Verdict]:
+    """Each bar with the ratio measured; of the float32 races, and of a work that was raced twice the first."""
+    values = {(figure.subject, figure.contestant): figure.value for figure in figures}
+    for t in timings:
+        if t.dtype == "float32":
+            values.setdefault((f"{t.work} {t.sizes} / {t.batch}", t.contestant), t.median)
 
     def ratio(bar: Bar) -> float | None:
-        ours, theirs = medians.get((bar.work, bar.ours)), medians.get((bar.work, bar.theirs))
+        ours, theirs = values.get((bar.work, bar.ours)), values.get((bar.work, bar.theirs))
         return theirs / ours if ours and theirs else None
 
     return [Verdict(bar, ratio(bar)) for bar in BARS]

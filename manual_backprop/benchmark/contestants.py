@@ -49,12 +49,8 @@ def _training(model: torch.nn.Module, cost: Callable[[Tensor, Tensor], Tensor], 
 
 def _of_torch(compiled: bool = False, **options: bool) -> Maker:
     def make(work: Work) -> tuple[Contestant, int]:
-        model = torch_layers(work)
-
-        def cost(x: Tensor, y: Tensor) -> Tensor:
-            return torch.nn.functional.mse_loss(model(x), y, reduction="sum") / (2 * len(x))
-
-        return _training(model, torch.compile(cost) if compiled else cost, work, **options)
+        cost = TorchCost(work)
+        return _training(cost, torch.compile(cost) if compiled else cost, work, **options)
 
     return make
 
@@ -65,7 +61,7 @@ def layers(work: Work) -> tuple[Contestant, int]:
 
 
 def network_cost(work: Work) -> tuple[Contestant, int]:
-    cost = nn.NetworkCost(nn.MLP(work.sizes, dtype=work.dtype))
+    cost = network_with_cost(work)
     return _training(cost, cost, work)
 
 
@@ -204,6 +200,35 @@ def _can(library: str, work: Work) -> bool:
     return small and work.dtype == torch.float32 and importlib.util.find_spec(library) is not None
 
 
+def _passes(make: Callable[[Work], torch.nn.Module], backward: bool) -> Maker:
+    """The cost of a network, and its gradients too or not."""
+
+    def maker(work: Work) -> tuple[Contestant, int]:
+        cost = make(work)
+        x, y = data(work)
+        parameters = list(cost.parameters())
+        if backward:
+            return lambda: torch.autograd.grad(cost(x, y), parameters), 1
+        return lambda: cost(x, y), 1
+
+    return maker
+
+
+class TorchCost(torch.nn.Module):
+    """`torch.nn` layers with the quadratic cost."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.network = torch_layers(work)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.mse_loss(self.network(x), y, reduction="sum") / (2 * len(x))
+
+
+def network_with_cost(work: Work) -> nn.NetworkCost:
+    return nn.NetworkCost(nn.MLP(work.sizes, dtype=work.dtype))
+
+
 def _layer(make: Callable[[Work], torch.nn.Module]) -> Maker:
     """Forward and backward of one layer, without an optimizer."""
 
@@ -237,4 +262,11 @@ LAYER: dict[str, Maker] = {
     "Linear + Sigmoid": _layer(torch_layers),
     "ours: LinearSigmoid": _layer(lambda work: nn.LinearSigmoid(work.sizes[0], work.sizes[1], dtype=work.dtype)),
 }
-CONTESTANTS = {"step": STEP, "layer": LAYER}
+GROWTH = {name: STEP[name] for name in ("torch eager", "ours: layers", "ours: NetworkCost", "ours: Network")}
+PASSES: dict[str, Maker] = {
+    "torch eager, forward": _passes(TorchCost, backward=False),
+    "torch eager, forward and backward": _passes(TorchCost, backward=True),
+    "ours: NetworkCost, forward": _passes(network_with_cost, backward=False),
+    "ours: NetworkCost, forward and backward": _passes(network_with_cost, backward=True),
+}
+CONTESTANTS = {"step": STEP, "layer": LAYER, "width": GROWTH, "depth": GROWTH, "batch": GROWTH, "passes": PASSES}

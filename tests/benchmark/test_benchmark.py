@@ -1,9 +1,13 @@
 """What the benchmark says of its races; how fast anything is, no test asks."""
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 
-from manual_backprop.benchmark import bars, contestants, pictures, timing
+from manual_backprop.benchmark import bars, contestants, pictures, studies, timing
+from manual_backprop.benchmark.studies import ALLOWED, Figure
 from manual_backprop.benchmark.timing import Timing, Work
 
 WORK = Work("step", (5, 4, 3), 6)
@@ -30,20 +34,29 @@ def test_the_file_gives_back_what_was_written(tmp_path):
     assert timing.read(tmp_path / "new" / "timings.csv") == timings
 
 
-def test_every_bar_is_of_a_race_and_its_contestants():
-    works = {str(work): contestants.CONTESTANTS[work.name] for work in bars.WORKS}
+def test_every_bar_is_of_a_race_or_a_study():
+    works = {str(work): set(contestants.CONTESTANTS[work.name]) for work in bars.RACES}
+    works |= {f"memory, {work}": set(names) for work, names in bars.MEMORY.items()}
+    works["epoch 784-30-10 / 10"] = {*studies.RUNS, "NumPy, sample by sample"}
+    works["run chapter1"] = {*studies.RUNS, ALLOWED}
+    works["import"] = {"manual_backprop, beside torch", ALLOWED}
     for bar in bars.BARS:
-        assert {bar.ours, bar.theirs} <= set(works[bar.work]), bar
+        assert {bar.ours, bar.theirs} <= works[bar.work], bar
 
 
 def test_bars_are_ratios_of_medians():
-    work = next(work for work in bars.WORKS if str(work) == "step 784-30-10 / 10")
+    work = next(work for work in bars.RACES if str(work) == "step 784-30-10 / 10")
     timings = [timed(work, "ours: Network", 10.0), timed(work, "torch eager", 44.0)]
     verdicts = {(v.bar.ours, v.bar.theirs): v for v in bars.judge(timings) if v.bar.work == str(work)}
     missed = verdicts["ours: Network", "torch eager"]
     assert (missed.ratio, missed.passed) == (pytest.approx(4.4), False)
     assert verdicts["ours: Network", "NumPy, sample by sample"].ratio is None
-    table = pictures.bars_table(timings)
+    figures = [
+        Figure("import", "manual_backprop, beside torch", 30, "ms", 9, 1),
+        Figure("import", ALLOWED, 60, "ms", 0, 1),
+    ]
+    table = pictures.bars_table(timings, figures)
+    assert "| import | manual_backprop, beside torch | allowed | 1× | 2.00× | pass |" in table
     assert "| step 784-30-10 / 10 | Network | torch eager | 4.5× | 4.40× | miss |" in table
     assert "missing" in table
 
@@ -52,10 +65,17 @@ def test_operations_are_those_of_three_products_a_layer():
     assert WORK.flops == 2 * 6 * (2 * 5 * 4 + 3 * 4 * 3)
 
 
-@pytest.mark.parametrize("name", [name for name in contestants.STEP if "compile" not in name])
+RUNNING = {
+    **{name: make for name, make in contestants.STEP.items() if "compile" not in name},
+    **contestants.PASSES,
+    **contestants.LAYER,
+}
+
+
+@pytest.mark.parametrize("name", RUNNING)
 def test_every_contestant_runs(name):
     torch.manual_seed(0)
-    made = contestants.STEP[name](WORK)
+    made = RUNNING[name](Work("step", (5, 3), 6) if name in contestants.LAYER else WORK)
     if made is None:
         pytest.skip("its library is not installed")
     run, steps = made
@@ -63,6 +83,69 @@ def test_every_contestant_runs(name):
     assert steps in (1, contestants.STEPS)
 
 
-def test_the_plot_is_drawn(tmp_path):
-    pictures.plot([timed(WORK, name, 10.0**n) for n, name in enumerate(contestants.STEP)], tmp_path / "steps.png")
-    assert (tmp_path / "steps.png").stat().st_size > 10_000
+def test_the_first_race_of_a_work_counts():
+    work = Work("step", bars.SMALL, 10)
+    twice = [timed(work, "ours: Network", 10.0), timed(work, "torch eager", 50.0), timed(work, "torch eager", 1.0)]
+    ratios = {(v.bar.ours, v.bar.theirs): v.ratio for v in bars.judge(twice) if v.bar.work == str(work)}
+    assert ratios["ours: Network", "torch eager"] == pytest.approx(5)
+
+
+def test_growth_is_the_slope_of_the_largest_sizes():
+    grown = [timed(Work("width", (n, n, n), 64), "ours: Network", max(500.0, n**2)) for n in (4, 8, 64, 128, 256)]
+    assert "| width | ours: Network | 2.00 | 64 to 256 |" in pictures.growth_table(grown)
+
+
+def test_the_backward_pass_is_what_the_forward_pass_leaves():
+    work = Work("passes", (4, 4, 4), 64)
+    race = [
+        timed(work, "ours: NetworkCost, forward", 10.0),
+        timed(work, "ours: NetworkCost, forward and backward", 32.0),
+    ]
+    assert "| 10 | 2.20 |" in pictures.passes_table(race)
+
+
+def test_the_peak_is_that_of_what_is_alive_at_once():
+    def run():
+        a = torch.empty(3000, dtype=torch.uint8)
+        del a
+        return torch.empty(1000, dtype=torch.uint8), torch.empty(500, dtype=torch.uint8)
+
+    assert studies.peak(run) == pytest.approx(3000, abs=64)
+
+
+def test_figures_come_back_from_their_file(tmp_path):
+    figures = [Figure("import", "ours", 1.5, "ms", 9, 1), Figure("run", "ours", 2.0, "s", 1, 2)]
+    studies.write(figures, tmp_path / "figures.csv")
+    assert studies.read(tmp_path / "figures.csv") == figures
+    assert "| run | ours | 2 s | 1 | 2 |" in pictures.figures_table(figures)
+
+
+def test_the_time_to_an_accuracy_is_that_of_the_epochs_up_to_it(monkeypatch):
+    history = [{"seconds": "2", "accuracy_test": level} for level in ("96.9", "97.0", "97.9")]
+    monkeypatch.setattr(studies, "_run", lambda *_: (history, 9.0))
+    found = {f.subject.split()[1]: f.value for f in studies.accuracies(Path("data")) if f.contestant == "network"}
+    assert found["97"] == 4
+    assert math.isnan(found["98"])
+
+
+def test_the_naive_way_is_extrapolated_along_its_slope():
+    figures = list(studies.naive([(3, 2), (30, 2), (300, 2)], [(3000, 2)]))
+    slow = {f.subject: f.value for f in figures if f.contestant.startswith("(C")}
+    expected = slow["gradient of 600 weights"] * 10 ** slow["gradient, growth with the weights"]
+    assert slow["gradient of 6,000 weights, extrapolated"] == pytest.approx(expected)
+
+
+def test_the_plots_are_drawn(tmp_path):
+    steps = [timed(Work("step", bars.SMALL, 10), name, 10.0**n) for n, name in enumerate(contestants.STEP)]
+    pictures.plot_steps(steps, tmp_path / "steps.png")
+    pictures.plot_growth([timed(work, "ours: Network", 1.0) for work in bars.GROWTH], tmp_path / "growth.png")
+    for name in ("steps", "growth"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+BENCH = Path(__file__).parents[2] / "runs" / "bench"
+
+
+def test_the_readme_has_the_table_of_the_file():
+    table = pictures.small_table(timing.read(BENCH / "timings.csv"))
+    assert table in (BENCH.parents[1] / "README.md").read_text()
