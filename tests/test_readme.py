@@ -62,8 +62,6 @@ def test_the_lines_for_ci_pass_and_fail_as_the_backward_does(tmp_path):
         (tmp_path / "test_double.py").write_text(source)
         for line in commands.splitlines():
             command = shlex.split(line, comments=True)
-            done = subprocess.run(
-                command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
-            )
+            done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
             assert done.returncode == status, done.stdout + done.stderr
     assert {file.suffix for file in (tmp_path / "reports").iterdir()} == {".json", ".xml"}
