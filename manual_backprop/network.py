@@ -1,13 +1,14 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from manual_backprop import compiled, kernels
+from manual_backprop import captured, compiled, kernels
 from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
@@ -44,7 +45,8 @@ class Network:
         output_activation: of the last layer; the same as `activation` where it is None.
         device, dtype: of the weights and biases.
         compile: let `sgd` run many steps in one call of C++ where the network is so small that Python would take most
-            of the time (`compiled.py` says which); it needs a C++ compiler, and does without after a warning.
+            of the time (`compiled.py` says which); it needs a C++ compiler, and does without after a warning. On CUDA:
+            let it capture the step as a CUDA graph (`captured.py`).
 
     Attributes:
         weights: the w^l, ``(o, i)`` each; drawn from N(0, 1), as the biases, from torch's global generator.
@@ -251,8 +253,9 @@ class Network:
         if self.compile and compiled.can_run(self, x, y, batch_size):
             compiled.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
             return
+        descend = partial(captured.step_of(self), self) if self.compile and x.is_cuda else self._descend
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
-            self._descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
+            descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
 
     def _batches(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The mini-batches, in a buffer where one index_select has gathered as many as fit."""
