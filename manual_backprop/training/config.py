@@ -65,7 +65,7 @@ class Config:
     """Threads that torch computes with; 0 leaves torch's own choice. Batches of ten are too small to share."""
     check_every: int = 1000
     """Hold the hand-written gradient against autograd's every so many steps; 0: never."""
-    inspect_every: int = 1000
+    inspect_every: int = 5000
     """Look into the layers (δ, saturation, gradients, learning speed) every so many steps; 0: never."""
     projector: bool = False
     """Lay the hidden activations of test digits into TensorBoard's projector."""

@@ -44,7 +44,8 @@ class RunLog:
         self, folder: Path, config: Config, device: torch.device, learner: Learner, purge_step: int | None = None
     ) -> None:
         self.folder, self.config, self.network = folder, config, learner.network
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        # A queue that holds all that one look at the layers writes: training does not wait for the file.
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000)
         for name, content in (("config", as_plain(config)), ("env", environment(device))):
             text = json.dumps(content, indent=2)
             (folder / f"{name}.json").write_text(text + "\n")

@@ -22,7 +22,7 @@ from manual_backprop.training.parallel import Workers
 from manual_backprop.training.progress import Progress
 from manual_backprop.training.run_log import RunLog
 
-LOOK = 100
+LOOK = 250
 """Steps between two looks at the cost: nothing waits for the device, or is copied from it, in between."""
 
 
