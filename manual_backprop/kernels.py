@@ -2,7 +2,8 @@
 
 A layer has three products: z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
 ∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which leaves some of the
-speed of AMD CPUs with AVX-512 unused; there oneDNN takes the large products, with σ fused into the first.
+speed of AMD CPUs with AVX-512 unused; there oneDNN takes the large products, with σ fused into the first. bfloat16 is left to ATen, which hands it to oneDNN
+itself, and is as fast.
 
 The rule is one of machine and size, not a measurement: so all processes of a run choose alike, and a run can be
 repeated. `use` or the environment variable ``MANUAL_BACKPROP_KERNEL`` override it.
@@ -15,7 +16,8 @@ is ATen's.
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,7 +35,6 @@ TRANSPOSED = 16
 """So many times more where the first factor is a transposed view, as in δᵀ @ input: oneDNN then copies it."""
 
 _linear: Callable[..., Tensor] = torch.nn.functional.linear  # it takes `out` too, of which its stub knows nothing
-_DTYPES = (torch.float32, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh", relu: "relu"}
 _SCHEMA = (
@@ -49,6 +50,18 @@ def use(kernel: str) -> None:
     """
     global _smallest
     _smallest = _smallest_product(kernel)
+
+
+@contextmanager
+def using(kernel: str) -> Iterator[None]:
+    """`use` within a block."""
+    global _smallest
+    before = _smallest
+    use(kernel)
+    try:
+        yield
+    finally:
+        _smallest = before
 
 
 def chosen() -> str:
@@ -112,7 +125,7 @@ def _onednn_can(*tensors: Tensor) -> bool:
     return (
         all(type(x) in _PLAIN and x.is_cpu and x.layout == torch.strided for x in tensors)
         and all(x.dtype == tensors[0].dtype for x in tensors)
-        and tensors[0].dtype in _DTYPES
+        and (tensors[0].dtype == torch.float32 or (tensors[0].dtype == torch.bfloat16 and not _smallest))
         and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)
         and all(x.numel() for x in tensors)
         and not torch.is_grad_enabled()
@@ -139,6 +152,7 @@ def _smallest_product(kernel: str) -> float:
     return 0 if kernel == "onednn" else SMALLEST
 
 
+@functools.cache
 def _operation_is_there() -> bool:
     return torch.backends.mkldnn.is_available() and _SCHEMA in map(
         str, torch._C._jit_get_schemas_for_operator("mkldnn::_linear_pointwise")

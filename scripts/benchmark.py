@@ -4,6 +4,7 @@ Writes runs/bench/timings.csv and figures.csv, and tables and plots from these f
 `pip install -e ".[bench]"`; a library that is missing is reported as missing.
 """
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -48,13 +49,16 @@ def main(arguments: list[str]) -> int:
     if not options.quick:
         races = [(work, options.seconds) for work in bars.RACES + bars.AGAIN]
         races += [(work, options.seconds / 4) for work in bars.GROWTH]
+    for library in ("jax", "sklearn", "numpy"):
+        if importlib.util.find_spec(library) is None:
+            console.print(f"{library} is missing, and does not take part")
     timings: list[Timing] = []
     figures: list[Figure] = []
     with Progress(console=console) as progress:
         task = progress.add_task("races", total=len(races))
         for work, seconds in races:
             progress.update(task, description=str(work))
-            timings += race(work, seconds, console)
+            timings += race(work, seconds)
             timing.write(timings, options.out / "timings.csv")
             progress.advance(task)
         for figure in () if options.quick else study(options.data_root, timings):
@@ -68,12 +72,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def race(work: Work, seconds: float, console: Console) -> list[Timing]:
+def race(work: Work, seconds: float) -> list[Timing]:
     torch.set_num_threads(work.threads)
     torch.manual_seed(0)
+    torch.compiler.reset()
     made = {name: make(work) for name, make in CONTESTANTS[work.name].items()}
-    for name in [name for name, contestant in made.items() if contestant is None]:
-        console.print(f"{work}, {work.dtype}: without {name}: no such library, or not for this dtype and size")
     there = {name: contestant for name, contestant in made.items() if contestant is not None}
     return timing.race(work, there, seconds)
 

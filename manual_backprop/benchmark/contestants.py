@@ -11,16 +11,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from manual_backprop import Network, nn
+from manual_backprop import Network, kernels, nn
 from manual_backprop.benchmark.timing import Contestant, Work
 
 RATE = 0.1
+LARGE_FLOPS = 1e8
 STEPS = 50  # of those who take many steps a call, where a step is short
 Maker = Callable[[Work], "tuple[Contestant, int] | None"]
 
 
 def steps(work: Work) -> int:
-    return STEPS if work.flops < 1e8 else 2
+    return STEPS if work.flops < LARGE_FLOPS else 2
 
 
 def data(work: Work, batches: int = 1) -> tuple[Tensor, Tensor]:
@@ -47,10 +48,12 @@ def _training(model: torch.nn.Module, cost: Callable[[Tensor, Tensor], Tensor], 
     return step, 1
 
 
-def _of_torch(compiled: bool = False, **options: bool) -> Maker:
+def _of_torch(mode: str | None = None, **options: bool) -> Maker:
+    """Eager, or compiled in a mode of `torch.compile`."""
+
     def make(work: Work) -> tuple[Contestant, int]:
         cost = TorchCost(work)
-        return _training(cost, torch.compile(cost) if compiled else cost, work, **options)
+        return _training(cost, torch.compile(cost, mode=mode) if mode else cost, work, **options)
 
     return make
 
@@ -73,6 +76,23 @@ def network(compile: bool = False) -> Maker:
         return lambda: net.sgd(x, y, work.batch, RATE, order), steps(work)
 
     return make
+
+
+def _by(kernel: str, make: Maker) -> Maker:
+    """The same with its products by one kernel, where they take longer than the choice."""
+
+    def maker(work: Work) -> tuple[Contestant, int] | None:
+        made = make(work)
+        if made is None or work.flops < LARGE_FLOPS:
+            return None
+
+        def run() -> None:
+            with kernels.using(kernel):
+                made[0]()
+
+        return run, made[1]
+
+    return maker
 
 
 def jax_step(work: Work) -> tuple[Contestant, int] | None:
@@ -196,7 +216,7 @@ SLOW = ("numpy", "sklearn")
 
 
 def _can(library: str, work: Work) -> bool:
-    small = work.flops < 1e8 or library not in SLOW
+    small = work.flops < LARGE_FLOPS or library not in SLOW
     return small and work.dtype == torch.float32 and importlib.util.find_spec(library) is not None
 
 
@@ -242,13 +262,20 @@ def _layer(make: Callable[[Work], torch.nn.Module]) -> Maker:
     return maker
 
 
+def linear_sigmoid(work: Work) -> nn.LinearSigmoid:
+    return nn.LinearSigmoid(work.sizes[0], work.sizes[1], dtype=work.dtype)
+
+
 STEP: dict[str, Maker] = {
     "torch eager": _of_torch(),
     "torch eager, foreach": _of_torch(foreach=True),
     "torch eager, fused": _of_torch(fused=True),
-    "torch.compile": _of_torch(compiled=True),
+    "torch.compile": _of_torch("default"),
+    "torch.compile, max-autotune": _of_torch("max-autotune-no-cudagraphs"),
     "ours: layers": layers,
     "ours: NetworkCost": network_cost,
+    "ours: NetworkCost, ATen": _by("aten", network_cost),
+    "ours: NetworkCost, oneDNN": _by("onednn", network_cost),
     "ours: Network": network(),
     "ours: Network compiled": network(compile=True),
     "JAX step": jax_step,
@@ -260,7 +287,9 @@ STEP: dict[str, Maker] = {
 }
 LAYER: dict[str, Maker] = {
     "Linear + Sigmoid": _layer(torch_layers),
-    "ours: LinearSigmoid": _layer(lambda work: nn.LinearSigmoid(work.sizes[0], work.sizes[1], dtype=work.dtype)),
+    "ours: LinearSigmoid": _layer(linear_sigmoid),
+    "ours: LinearSigmoid, ATen": _by("aten", _layer(linear_sigmoid)),
+    "ours: LinearSigmoid, oneDNN": _by("onednn", _layer(linear_sigmoid)),
 }
 GROWTH = {name: STEP[name] for name in ("torch eager", "ours: layers", "ours: NetworkCost", "ours: Network")}
 PASSES: dict[str, Maker] = {

@@ -46,15 +46,20 @@ def memory(work: Work, contestants: Sequence[str]) -> Iterator[Figure]:
 
 
 def peak(run: Contestant) -> int:
-    """Bytes that ``run`` has allocated at its highest point, above those before it."""
-    run()  # what it keeps (buffers, state of an optimizer) is there before
+    """Bytes at the highest point of ``run``, of all that it has allocated; of its second run, when what it keeps
+    (buffers, the gradients of the step before) is there."""
+    second = "the second run"
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+        with torch.profiler.record_function(second):
+            run()
+    events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    started = next(event.start_ns() for event in events if event.name() == second)
     level = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        level += event.nbytes()
-        highest = max(highest, level)
+    for event in events:
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            highest = max(highest, level) if event.start_ns() >= started else 0
     return highest
 
 
