@@ -2,8 +2,8 @@
 
 A layer has three products: z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
 ∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which leaves some of the
-speed of AMD CPUs with AVX-512 unused; there oneDNN takes the large products, with σ fused into the first. bfloat16 is left to ATen, which hands it to oneDNN
-itself, and is as fast.
+speed of AMD CPUs with AVX-512 unused; there oneDNN takes the large products, with σ fused into the first. bfloat16 is
+left to ATen, which hands it to oneDNN itself, and is as fast.
 
 The rule is one of machine and size, not a measurement: so all processes of a run choose alike, and a run can be
 repeated. `use` or the environment variable ``MANUAL_BACKPROP_KERNEL`` override it.
