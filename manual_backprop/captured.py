@@ -2,6 +2,8 @@
 
 A graph has the addresses and the numbers (η among them) of its step fixed. So it is kept as long as these stay, and the
 mini-batches are copied to where it reads; a step of another kind runs as it is.
+
+The bookkeeping is tested everywhere; the capture itself by a test that wants a GPU, which no machine of ours has had.
 """
 
 from collections.abc import Callable
