@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 Contestant = Callable[[], object]
-BLOCK = 2e-3  # seconds a contestant runs before it is another one's turn
+BLOCK = 1e-2  # seconds a contestant runs before it is another one's turn
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def race(work: Work, contestants: Mapping[str, tuple[Contestant, int]], seconds:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(turns[name]) < 5:
         for name, (run, steps) in contestants.items():
+            if calls[name] > 1:
+                run()  # the first call after the others finds their data in the caches
             started = time.perf_counter()
             for _ in range(calls[name]):
                 run()
