@@ -46,8 +46,9 @@ def test_a_killed_worker_changes_nothing(data_root, tmp_path):
     os.kill(children(runs["disturbed"])[-1], signal.SIGKILL)
     complaints = {name: process.communicate(timeout=300)[1] for name, process in runs.items()}
     assert {name: process.returncode for name, process in runs.items()} == dict.fromkeys(runs, 0), complaints
-    # Each start opens a file of events, and so does the end.
-    assert {name: len(list((tmp_path / name).glob("events*"))) for name in runs} == {"disturbed": 3, "undisturbed": 2}
+    # Each start opens a file of events, and so does the end; restarted workers that fail to meet are started once more.
+    events = {name: len(list((tmp_path / name).glob("events*"))) for name in runs}
+    assert events["disturbed"] > events["undisturbed"] == 2
     disturbed, undisturbed = (checkpoint.load(tmp_path / name) for name in runs)
     assert [row["epoch"] for row in disturbed.history] == list(range(1, EPOCHS + 1))
     assert disturbed.history[0] == before  # its seconds too: that epoch was not trained again
