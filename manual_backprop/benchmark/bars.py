@@ -95,6 +95,7 @@ BARS = [
     *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid", layer=1.0),
     *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: layers", eager=1.0),
     *_bars("epoch 784-30-10 / 10", "network", book=9.0),
+    *_bars("epoch 784-30-10 / 10", "network, compiled", book=9.0),
     *_bars("run chapter1", "network", allowed=1.0),
     *_bars("run chapter1", "network, compiled", allowed=1.0),
     *_bars("import", "manual_backprop, beside torch", allowed=1.0),

@@ -141,5 +141,5 @@ def _bundled() -> tuple[list[Tensor], list[Tensor]]:
 
 def _on_device(images: Tensor, labels: Tensor, device: torch.device, dtype: torch.dtype) -> Images:
     labels = labels.to(device).long()
-    x = images.to(device).reshape(len(images), PIXELS).to(dtype) / 255
+    x = images.to(device).reshape(len(images), PIXELS).to(dtype).div_(255)
     return Images(x, labels, torch.nn.functional.one_hot(labels, DIGITS).to(dtype))

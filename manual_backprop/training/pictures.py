@@ -49,16 +49,21 @@ def confusion(counts: Tensor) -> Figure:
     return figure
 
 
-def most_wrong(images: Images, outputs: Tensor, count: int = 25) -> Figure:
+def most_wrong(images: Images, outputs: Tensor, count: int = 25, columns: int = 5) -> Figure:
     """The test digits with the smallest output at the right digit, and what they were taken for."""
     right = outputs.gather(1, images.labels[:, None]).squeeze(1)
     worst = right.argsort()[:count]
-    figure = Figure(figsize=(7, 7.6), layout="constrained")
-    for axes in figure.subplots(5, count // 5).flat:
-        axes.axis("off")
-    for axes, i in zip(figure.axes, worst.tolist(), strict=False):
+    figure = Figure(figsize=(7, 7.6))
+    # One pair of axes for all: 25 of their own would take most of a second to lay out.
+    axes = figure.add_axes((0.0, 0.0, 1.0, 0.96))
+    for place, i in enumerate(worst.tolist()):
+        row, column = divmod(place, columns)
         answer = int(outputs[i].argmax())
-        axes.imshow(images.x[i].reshape(28, 28).float().cpu().numpy(), cmap="gray_r")
-        axes.set_title(f"{int(images.labels[i])} as {answer}, {float(right[i]):.0e}", fontsize=8)
+        picture = images.x[i].reshape(28, 28).float().cpu().numpy()
+        axes.imshow(picture, cmap="gray_r", extent=(column + 0.1, column + 0.9, row + 1.0, row + 0.2))
+        caption = f"{int(images.labels[i])} as {answer}, {float(right[i]):.0e}"
+        axes.text(column + 0.5, row + 0.15, caption, ha="center", fontsize=8)
+    axes.set(xlim=(0, columns), ylim=(-(-count // columns), 0))
+    axes.axis("off")
     figure.suptitle("digit, as what, and the output at the right digit", fontsize=9)
     return figure

@@ -135,9 +135,11 @@ class RunLog:
 
     def _graph(self, x: Tensor) -> None:
         with self.paused(), warnings.catch_warnings():
-            # TensorBoard's own way to a graph.
+            # TensorBoard's own way to a graph, which takes one that is traced already. Its own tracing would compare
+            # the graph with the model, for which torch imports a second's worth of modules.
             warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)
-            self.writer.add_graph(self.module.model, x)
+            warnings.filterwarnings("ignore", "The input to trace is already a ScriptModule")
+            self.writer.add_graph(torch.jit.trace(self.module.model, x, check_trace=False), x)
 
     def _projector(self, test: Images, step: int) -> None:
         """The activations of the last hidden layer, each with its digit and picture."""
