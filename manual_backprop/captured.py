@@ -1,7 +1,7 @@
 """The step of a network on CUDA as a CUDA graph: captured once, and replayed in one launch instead of some twenty.
 
 A graph has the addresses and the numbers (η among them) of its step fixed. So it is kept as long as these stay, and the
-mini-batches are copied to where it reads; a step of another kind runs as it is.
+mini-batches are copied to where it reads; a step of another kind runs as it is, and so all do where η changes at each.
 
 The bookkeeping is tested everywhere; the capture itself by a test that wants a GPU, which no machine of ours has had.
 """

@@ -10,7 +10,10 @@ the library that multiplies matrices, which is slow at such sizes.
 
 import ctypes
 import functools
+import hashlib
 import logging
+import platform
+import subprocess
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,21 +34,20 @@ LARGEST = 2_000_000
 """Multiplications of a forward pass up to which one thread of `sgd.cpp` is faster than torch's operations."""
 
 
-def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int) -> bool:
+def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int, order: Tensor) -> bool:
     """Whether `sgd` takes these: dense rows of float32 or float64 on the CPU, a small network with activations and a
-    cost that `sgd.cpp` knows, and a C++ compiler."""
+    cost that `sgd.cpp` knows, and a C++ compiler. What does not fit is torch's to refuse."""
     tensors = [x, y, *network.weights, *network.biases, *network.velocities]
     dtype = network.weights[0].dtype
     small = batch_size * sum(w.numel() for w in network.weights) <= LARGEST
     return (
         small
         and dtype in FUNCTIONS
+        and order.dim() == 1
+        and order.dtype in (torch.int32, torch.int64)
         and all(t.is_cpu and t.dtype == dtype and t.is_contiguous() for t in tensors)
         and all(f in ACTIVATIONS for f in network.activations)
-        and (
-            network.cost is quadratic
-            or network.cost.of_weighted_input_of(network.activations[-1]) is sigmoid_cross_entropy
-        )
+        and _cost(network) in (quadratic, sigmoid_cross_entropy)
         and _library() is not None
     )
 
@@ -97,18 +99,25 @@ def _cost(network: "Network") -> Cost:
     return network.cost.of_weighted_input_of(network.activations[-1]) or network.cost
 
 
+def _processor() -> str:
+    """A digest of what this processor can, for which the library is built."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    return hashlib.sha256(flags.encode()).hexdigest()[:12]
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """`sgd.cpp` as a library, or None and a warning where it cannot be built."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody asked for
     from torch.utils import cpp_extension  # lazily: it takes as long as the rest of the package
 
-    # Built for this very processor, so by its name: a home may be shared by several.
-    name = f"manual_backprop_sgd_{torch.backends.cpu.get_cpu_capability().lower()}"
+    name = f"manual_backprop_sgd_{_processor()}"  # a home may be shared by several
     flags = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
     try:
         return ctypes.CDLL(cpp_extension.load(name, [str(SOURCE)], extra_cflags=flags, is_python_module=False))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = str(error).splitlines()[0]
         warnings.warn(f"compile: sgd.cpp could not be built, so torch's operations run instead: {reason}", stacklevel=4)
         return None

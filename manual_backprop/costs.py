@@ -6,7 +6,7 @@ n is the number of samples and y the desired output. A `Cost` speaks of one samp
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -54,6 +54,12 @@ class Cost:
         if self.derivative_into is None:
             return out.copy_(self.derivative(a, y))
         return self.derivative_into(a, y, out)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """The ready ones are copied and saved as their names, as activations are."""
+        if _READY.get(self.name) is self:
+            return _ready, (self.name,)
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return self.name
@@ -112,6 +118,11 @@ sigmoid are better served by `sigmoid_cross_entropy`, which needs no bounds.
 
 
 COSTS = {cost.name: cost for cost in (quadratic, cross_entropy)}
+_READY = COSTS | {sigmoid_cross_entropy.name: sigmoid_cross_entropy}
+
+
+def _ready(name: str) -> Cost:
+    return _READY[name]
 
 
 def cost_named(cost: str | Cost) -> Cost:

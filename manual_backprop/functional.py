@@ -166,7 +166,8 @@ def network_cost(
     """The cost of a network, with BP1 to BP4 of all layers in one loop as its backward pass: one autograd node.
 
     The same as the layers and the cost one by one, and less work for autograd. Those do it where the node cannot: under
-    `torch.compile`, transforms, forward mode and autocast, for a gradient of the target, and for a second derivative.
+    `torch.compile`, transforms, forward mode and autocast, for a gradient of the target or one of a wider dtype, and
+    for a second derivative.
 
     Args:
         input: x, ``(*, i)``.
@@ -193,7 +194,8 @@ def network_cost(
     if target.shape != (*input.shape[:-1], len(weights[-1])):
         expected, found = (*input.shape[:-1], len(weights[-1])), tuple(target.shape)
         raise ValueError(f"target: expected the shape {expected} of the outputs, found {found}")
-    if functions.plain_call() and not autocast_is_on(input.device) and not target.requires_grad:
+    wider = target.dtype != input.dtype and torch.promote_types(input.dtype, target.dtype) != input.dtype
+    if functions.plain_call() and not (wider or target.requires_grad or autocast_is_on(input.device)):
         parameters = [p for layer in zip(weights, biases, strict=True) for p in layer]
         target = target.to(input.dtype)
         return functions.NetworkCostFunction.apply(input, target, tuple(fs), cost, reduction, *parameters)

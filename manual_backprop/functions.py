@@ -1,6 +1,6 @@
 """The backward passes as `torch.autograd.Function`s: each line of a `backward` is one equation of the chapter.
 
-Conventions of every Function here:
+Conventions of every Function here (`NetworkCostFunction` has some of its own, and says so):
 
 - ``forward`` without ctx and ``setup_context``, since only that form works under `torch.func`; no arithmetic in
   ``setup_context``. Wherever no transform asks for it, `TwoForms` runs the same as one ``forward(ctx, …)``.
@@ -186,7 +186,8 @@ class NetworkCostFunction(Function):
     """The cost of a whole network as one node, with BP1 to BP4 in one loop.
 
     Shapes: input ``(*, i)``, target ``(*, o)``; parameters w^1, b^1, w^2, b^2 …; the sum or mean of the costs, ``()``.
-    It has a plain form only (see `plain_call`), and no gradient of the target.
+    It has a plain form only (see `plain_call`), no gradient of the target, and saves what is computed on the way: so a
+    second derivative goes through the layers one by one.
     """
 
     @staticmethod
@@ -232,6 +233,9 @@ class NetworkCostFunction(Function):
 
 
 def _through_the_layers(arguments: tuple, needs: tuple[bool, ...], grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    # Views, so that each argument is asked for by itself: one may come twice, as a shared weight does, or be computed
+    # from another.
+    arguments = tuple(x.view_as(x) if need else x for x, need in zip(arguments, needs, strict=True))
     a, target, activations, cost, reduction, *parameters = arguments
     for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
         if f.needs == "z":

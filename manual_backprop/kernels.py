@@ -106,7 +106,7 @@ def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor
         and c.shape == a.shape[:1] + b.shape[1:]
         and _onednn_can(a, b, c)
     ):
-        kept = c if beta == 1 else c.mul_(beta)
+        kept = c if beta == 1 else c.mul_(beta) if beta else c.zero_()  # 0 is to forget a NaN, as in ATen
         return kept.add_(_onednn(a, b.mT, None, "none"), alpha=alpha)
     return c.addmm_(a, b, beta=beta, alpha=alpha)
 

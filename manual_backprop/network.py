@@ -54,7 +54,8 @@ class Network:
         velocities: of the weights, then of the biases; empty until there is momentum.
 
     Everything runs under `torch.inference_mode`. C is the mean over the samples. Training keeps its z, a and δ in
-    buffers, one set for each size of a mini-batch, and allocates nothing after the first step of that size.
+    buffers, one set for each size of a mini-batch, and by ATen, with the ready activations that need no z and their
+    costs, allocates nothing after the first step of that size; oneDNN's products are new tensors.
 
     Raises:
         ValueError: fewer than two sizes, or an unknown activation or cost.
@@ -89,8 +90,11 @@ class Network:
         self.biases = [torch.randn(o, device=device, dtype=dtype) for _, o in layers]
         self.velocities: list[Tensor] = []
         self.compile = compile
-        self._buffers: dict[int, _Buffers] = {}
+        self._buffers: dict[tuple, _Buffers] = {}
         self._gathered: tuple[Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # a copied deltas_t is no view of deltas
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -111,9 +115,9 @@ class Network:
         samples = x.shape[:-1]
         self._expect_outputs(y, samples)
         rows = samples.numel()
-        buffers = self._buffers_for(rows)
+        buffers = self._new_buffers(rows)  # its own, so that several threads may ask at once
         inputs = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), buffers)
-        deltas = [delta * (1 / max(1, rows)) for delta in buffers.deltas]
+        deltas = [delta.mul_(1 / max(1, rows)) for delta in buffers.deltas]
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
         return Gradients(
@@ -242,15 +246,19 @@ class Network:
             momentum, weight_decay: as in `update`.
 
         Raises:
-            ValueError: y has not the shape of the outputs, or there is not one learning rate a mini-batch.
+            ValueError: x or y has not the shape of rows of inputs and outputs, or there is not one learning rate a
+                mini-batch.
         """
-        self._expect_outputs(y, x.shape[:-1])
+        inputs = self.weights[0].shape[1]
+        if x.shape[1:] != (inputs,):
+            raise ValueError(f"x: expected the shape (N, {inputs}), found {tuple(x.shape)}")
+        self._expect_outputs(y, x.shape[:1])
         order = torch.randperm(len(x), device=x.device) if order is None else order
         batches = -(-len(order) // batch_size)
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        if self.compile and compiled.can_run(self, x, y, batch_size):
+        if self.compile and compiled.can_run(self, x, y, batch_size, order):
             compiled.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
             return
         descend = partial(captured.step_of(self), self) if self.compile and x.is_cuda else self._descend
@@ -260,7 +268,8 @@ class Network:
     def _batches(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The mini-batches, in a buffer where one index_select has gathered as many as fit."""
         size = batch_size * max(1, GATHERED // max(1, batch_size * x.shape[1]))
-        if self._gathered is None or len(self._gathered[0]) != size:
+        kinds = [(size, values.shape[1], values.dtype, values.device) for values in (x, y)]
+        if self._gathered is None or kinds != [(*rows.shape, rows.dtype, rows.device) for rows in self._gathered]:
             self._gathered = x.new_empty(size, x.shape[1]), y.new_empty(size, y.shape[1])
         for samples in order.split(size) if len(order) else ():
             rows = [buffer[: len(samples)] for buffer in self._gathered]
@@ -287,11 +296,13 @@ class Network:
 
     def _buffers_for(self, samples: int) -> _Buffers:
         """Those for a mini-batch of so many samples."""
-        if samples not in self._buffers:
+        w = self.weights[0]
+        kind = samples, w.dtype, w.device
+        if kind not in self._buffers:
             if len(self._buffers) == 2:  # those of an epoch: the full mini-batches and the last one
                 self._buffers.clear()
-            self._buffers[samples] = self._new_buffers(samples)
-        return self._buffers[samples]
+            self._buffers[kind] = self._new_buffers(samples)
+        return self._buffers[kind]
 
     def _new_buffers(self, n: int) -> _Buffers:
         w = self.weights[0]

@@ -219,6 +219,9 @@ class NetworkCost(torch.nn.Module):
 
     Shape: input ``(*, sizes[0])``, target ``(*, sizes[-1])``, the cost ``()``.
 
+    Raises:
+        TypeError: at the call, a module in ``network`` that is no `LinearActivation`.
+
     Example:
         >>> cost = NetworkCost(MLP([784, 30, 10]))
         >>> cost(torch.zeros(5, 784), torch.zeros(5, 10)).backward()
@@ -229,13 +232,19 @@ class NetworkCost(torch.nn.Module):
         self.network, self.cost, self.reduction = network, cost_named(cost), reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        layers = [layer for layer in self.network if isinstance(layer, LinearActivation)]
+        layers = [_expect_layer(module) for module in self.network]
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
         activations = [layer.activation for layer in layers]
         return functional.network_cost(input, target, weights, biases, activations, self.cost, self.reduction)
 
     def extra_repr(self) -> str:
         return f"cost={self.cost}, reduction={self.reduction!r}"
+
+
+def _expect_layer(module: torch.nn.Module) -> LinearActivation:
+    if not isinstance(module, LinearActivation):
+        raise TypeError(f"network: expected layers of manual_backprop alone, found {type(module).__name__}")
+    return module
 
 
 class _CostModule(torch.nn.Module):

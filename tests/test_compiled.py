@@ -41,7 +41,7 @@ def state(net):
 def test_agrees_with_the_steps_one_by_one(activation, cost, options, sizes):
     """25 samples by 10: the last mini-batch is smaller; two epochs, so that a velocity counts."""
     eager, fast, x, y = twins(sizes, activation, cost)
-    assert compiled.can_run(fast, x, y, 10)
+    assert compiled.can_run(fast, x, y, 10, torch.arange(25))
     for _ in range(2):
         order = torch.randperm(25)
         for net in (eager, fast):
@@ -90,6 +90,29 @@ def test_an_index_out_of_range_is_refused():
     assert torch.equal(fast.weights[0], before)
 
 
+DO_NOT_FIT = {
+    "narrow": (lambda x, order: (x[:, :1].contiguous(), order)),
+    "wide": (lambda x, order: (torch.cat([x, x], 1), order)),
+    "3d": (lambda x, order: (x.unsqueeze(1), order)),
+    "order_bool": (lambda x, order: (x, order > 3)),
+    "order_float": (lambda x, order: (x, order.double())),
+    "order_2d": (lambda x, order: (x, order.reshape(5, 5))),
+}
+
+
+@pytest.mark.parametrize("change", DO_NOT_FIT.values(), ids=DO_NOT_FIT)
+def test_what_does_not_fit_is_refused_as_step_by_step(change):
+    *nets, x, y = twins([3, 2])
+    x, order = change(x, torch.arange(25))
+    y = y.reshape(*x.shape[:-1], 2)
+    refused = []
+    for net in nets:
+        with pytest.raises((RuntimeError, IndexError, TypeError, ValueError)) as error:
+            net.sgd(x, y, 10, [0.1] * -(-len(order) // 10), order)
+        refused.append((error.type, str(error.value)))
+    assert refused[0] == refused[1]
+
+
 LEFT_TO_TORCH = {
     "own_activation": lambda: twins([3, 2], output=softplus),
     "bfloat16": lambda: twins([3, 2], dtype=torch.bfloat16),
@@ -102,18 +125,20 @@ LEFT_TO_TORCH = {
 @pytest.mark.parametrize("case", LEFT_TO_TORCH.values(), ids=LEFT_TO_TORCH)
 def test_what_it_does_not_know_is_left_to_torch(case):
     eager, fast, x, y = case()
-    assert not compiled.can_run(fast, x, y, 10)
     order = torch.arange(25)
+    assert not compiled.can_run(fast, x, y, 10, order)
     if len(eager.weights[0]) < 100:
         for net in (eager, fast):
             net.sgd(x, y, 10, 0.1, order)
         torch.testing.assert_close(state(fast), state(eager), equal_nan=True)
 
 
-def test_without_a_compiler_it_warns_once_and_runs(monkeypatch, tmp_path):
+@pytest.mark.parametrize("compiler", ["c++", "false", "nowhere"])
+def test_without_a_compiler_it_warns_once_and_runs(compiler, monkeypatch, tmp_path):
     source = tmp_path / "sgd.cpp"
     source.write_text("this is no C++")
     monkeypatch.setattr(compiled, "SOURCE", source)
+    monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     compiled._library.cache_clear()
     eager, fast, x, y = twins([3, 2])

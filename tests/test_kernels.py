@@ -119,6 +119,12 @@ def test_what_does_not_fit_is_refused(of_c, of_a, of_b, dtype, kernel):
     assert torch.equal(c, torch.ones_like(c))
 
 
+def test_beta_0_forgets_a_nan(kernel):
+    c, a, b = torch.full((5, 3), torch.nan), torch.randn(5, 4), torch.randn(4, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(kernels.addmm_(c, a, b, beta=0, alpha=2), 2 * (a @ b))
+
+
 def test_plain_tensors_take_onednn(calls):
     functional.linear_sigmoid(*(torch.randn(s, requires_grad=True) for s in ((8, 4), (3, 4), (3,)))).sum().backward()
     assert len(calls) == 3  # z and a in one, ∂C/∂input, ∂C/∂weight

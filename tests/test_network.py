@@ -1,5 +1,10 @@
 """The algorithm without autograd, against autograd."""
 
+import copy
+import io
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import pytest
@@ -242,6 +247,60 @@ def test_sgd_is_an_update_a_mini_batch(batch_size):
         twin.update(x[samples], y[samples], 0.5)
     for ours, theirs in zip(net.weights + net.biases, twin.weights + twin.biases, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def through_save(net):
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "deepcopy": copy.deepcopy,
+    "torch.save": through_save,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
+def test_a_copy_in_the_middle_of_training(copied, cost):
+    net = Network([4, 5, 3], cost=cost, dtype=FLOAT64)
+    x, y = batch(net, (7,))
+    options = {"batch_size": 3, "order": torch.arange(7), "momentum": 0.5}
+    net.sgd(x, y, **options)
+    twin = copied(net)
+    assert twin.cost is net.cost
+    for either in (net, twin):
+        either.sgd(x, y, **options)
+    for ours, theirs in zip(net.weights + net.biases, twin.weights + twin.biases, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_buffers_follow_the_dtype():
+    net = Network([4, 3])
+    x, y = torch.rand(7, 4), torch.rand(7, 3)
+    with pytest.raises(RuntimeError):
+        net.sgd(x.double(), y.double())
+    net.sgd(x, y)
+    net.weights, net.biases = [w.double() for w in net.weights], [b.double() for b in net.biases]
+    net.sgd(x.double(), y.double())
+    net.backprop(x.double(), y.double())
+
+
+def test_backprop_in_several_threads():
+    net = Network([4, 5, 3], dtype=FLOAT64)
+    batches = [tuple(batch(net, (7,))) for _ in range(4)]
+    expected = [net.backprop(x, y).weights[0] for x, y in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda i: net.backprop(*batches[i % 4]).weights[0], range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.equal(gradient, expected[i % 4]) for i, gradient in enumerate(found))
 
 
 def test_sgd_in_random_order_sees_each_sample_once(monkeypatch):

@@ -101,6 +101,48 @@ def test_the_module_trains_like_its_layers():
     torch.testing.assert_close(list(one.parameters()), list(layers.parameters()))
 
 
+def _two_layers_of_one_weight(w):
+    return [w, w], torch.ones(5, OUT, dtype=FLOAT64)
+
+
+def _tied(w):
+    return [w, w.mT], torch.ones(5, OUT, dtype=FLOAT64)
+
+
+def _input_of_the_weight(w):
+    return [w, w.detach()], torch.ones(5, OUT, dtype=FLOAT64) @ w
+
+
+SHARED = params({"twice": _two_layers_of_one_weight, "transposed": _tied, "input": _input_of_the_weight})
+
+
+@pytest.mark.parametrize("share", SHARED)
+@pytest.mark.parametrize("create_graph", [False, True], ids=["first", "second"])
+def test_a_weight_that_comes_twice(share, create_graph):
+    w, y = torch.randn(OUT, OUT, dtype=FLOAT64, requires_grad=True), torch.rand(5, OUT, dtype=FLOAT64)
+    found = []
+    for cost in (network_cost, one_by_one):
+        weights, x = share(w)
+        arguments = (x, y, weights, [None, None], [mb.activations.sigmoid] * 2, COST_CASES["quadratic"].cost)
+        (grad,) = torch.autograd.grad(cost(*arguments), w, create_graph=create_graph)
+        found += [(grad, *torch.autograd.grad(grad.square().sum(), w))] if create_graph else [(grad,)]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bfloat16], ids=str)
+def test_a_target_of_another_dtype(dtype):
+    network = mb.nn.MLP([IN, OUT])
+    x, y = torch.randn(5, IN), torch.ones(5, OUT, dtype=dtype)
+    found, expected = mb.nn.NetworkCost(network)(x, y), mb.nn.QuadraticCost()(network(x), y)
+    torch.testing.assert_close(found, expected)  # their dtypes too
+
+
+def test_a_module_that_is_no_layer_is_refused():
+    network = mb.nn.MLP([IN, OUT]).append(torch.nn.ReLU())
+    with pytest.raises(TypeError, match="network: expected layers of manual_backprop alone, found ReLU"):
+        mb.nn.NetworkCost(network)(torch.randn(5, IN), torch.rand(5, OUT))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"reduction": "none"}, "reduction: expected 'mean' or 'sum', found 'none'"), ({"y": (5, 1)}, "target: expected")],

@@ -1,4 +1,5 @@
-"""Who takes part: the same step of gradient descent on the quadratic cost of sigmoid layers, by different hands.
+"""Who takes part: the same step of gradient descent on the quadratic cost of sigmoid layers, by different hands
+(scikit-learn's has softmax outputs and their cross-entropy; it knows no other).
 
 Each maker gives a function and the number of steps that one call of it takes, or None where its library is missing; the
 libraries that are no torch take part in float32, and NumPy and scikit-learn in small works.
