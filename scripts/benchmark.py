@@ -90,7 +90,7 @@ def study(data_root: Path, timings: list[Timing]) -> Iterator[Figure]:
     yield from studies.starts(9)
     yield from studies.naive(bars.NAIVE, bars.EXTRAPOLATED)
     numpy = {(t.sizes, t.batch): t.median for t in timings if t.contestant == "NumPy, sample by sample"}
-    yield from studies.epochs(data_root, numpy.get(("784-30-10", 10), float("nan")), 5)
+    yield from studies.epochs(data_root, numpy.get(("784-30-10", 10), float("nan")), rounds=3, n=2)
     yield from studies.whole_runs(data_root)
     yield from studies.accuracies(data_root)
 

@@ -1,8 +1,8 @@
 """Who takes part: the same step of gradient descent on the quadratic cost of sigmoid layers, by different hands
 (scikit-learn's has softmax outputs and their cross-entropy; it knows no other).
 
-Each maker gives a function and the number of steps that one call of it takes, or None where its library is missing; the
-libraries that are no torch take part in float32, and NumPy and scikit-learn in small works.
+Each maker gives a function and the number of steps that one call of it takes (perhaps a part of one), or None where its
+library is missing; the libraries that are no torch take part in float32, and NumPy and scikit-learn in small works.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from manual_backprop.benchmark.timing import Contestant, Work
 RATE = 0.1
 LARGE_FLOPS = 1e8
 STEPS = 50  # of those who take many steps a call, where a step is short
-Maker = Callable[[Work], "tuple[Contestant, int] | None"]
+Maker = Callable[[Work], "tuple[Contestant, float] | None"]
 
 
 def steps(work: Work) -> int:
@@ -82,7 +82,7 @@ def network(compile: bool = False) -> Maker:
 def _by(kernel: str, make: Maker) -> Maker:
     """The same with its products by one kernel, where they take longer than the choice."""
 
-    def maker(work: Work) -> tuple[Contestant, int] | None:
+    def maker(work: Work) -> tuple[Contestant, float] | None:
         made = make(work)
         if made is None or work.flops < LARGE_FLOPS:
             return None
@@ -212,6 +212,12 @@ def products(work: Work) -> tuple[Contestant, int]:
     return run, 1
 
 
+def peak(work: Work) -> tuple[Contestant, float]:
+    """The arithmetic of a step at the rate of one product of 1024 × 1024 numbers, by the kernel that ours have."""
+    a, b = (torch.rand(1024, 1024, dtype=work.dtype) for _ in range(2))
+    return lambda: kernels.matmul(a, b), 2 * 1024**3 / work.flops
+
+
 SLOW = ("numpy", "sklearn")
 """Of these a step takes seconds where others take milliseconds."""
 
@@ -285,7 +291,9 @@ STEP: dict[str, Maker] = {
     "NumPy, sample by sample": numpy_samples,
     "scikit-learn": scikit_learn,
     "products alone": products,
+    "peak rate": peak,
 }
+FLOORS = ("products alone", "peak rate")
 LAYER: dict[str, Maker] = {
     "Linear + Sigmoid": _layer(torch_layers),
     "ours: LinearSigmoid": _layer(linear_sigmoid),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from manual_backprop.benchmark.bars import HUNDRED, LARGE, MIDDLE, SMALL, judge
+from manual_backprop.benchmark.contestants import FLOORS
 from manual_backprop.benchmark.studies import Figure
 from manual_backprop.benchmark.timing import Timing
 
@@ -35,9 +36,10 @@ def timings_table(timings: Sequence[Timing]) -> str:
 def bars_table(timings: Sequence[Timing], figures: Sequence[Figure]) -> str:
     """Each bar with its ratio."""
     rows = []
-    for bar, ratio in (verdict for verdict in judge(timings, figures)):
+    for verdict in judge(timings, figures):
+        bar, ratio = verdict
         measured = "missing" if ratio is None else f"{ratio:.2f}×"
-        result = "pass" if ratio is not None and ratio >= bar.least else "miss"
+        result = "pass" if verdict.passed else "miss"
         rows.append((bar.work, bar.ours.removeprefix("ours: "), bar.theirs, f"{bar.least:g}×", measured, result))
     return _markdown(("work / samples", "ours", "against", "at least", "measured", ""), rows)
 
@@ -47,7 +49,7 @@ def small_table(timings: Sequence[Timing]) -> str:
     networks = ["-".join(map(str, sizes)) for sizes in (SMALL, HUNDRED)]
     races = [{t.contestant: t for t in timings if _is(t, "step", n, 10)} for n in networks]
     first = sorted(races[0].values(), key=lambda t: t.median)
-    names = [t.contestant for t in first if t.contestant != "products alone"]
+    names = [t.contestant for t in first if t.contestant not in FLOORS]
 
     def cell(t: Timing | None) -> str:
         return "–" if t is None else f"{_three(t.median)} ({_three(t.low)}–{_three(t.high)})"
@@ -113,7 +115,9 @@ def plot_steps(timings: Sequence[Timing], path: Path) -> None:
 
 
 def plot_growth(timings: Sequence[Timing], path: Path) -> None:
-    """A step against width, depth and batch on log-log axes, with the fitted exponents."""
+    """A step against width, depth and batch on log-log axes, with the fitted exponents; none where none was timed."""
+    if not any(t.work in AXES for t in timings):
+        return
     canvas = Canvas((13, 4.4), layout="constrained")
     for axes, axis in zip(canvas.subplots(1, len(AXES)), AXES, strict=True):
         for name, points in _curves(timings, axis).items():

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import torch
@@ -86,17 +86,21 @@ ONE_RECIPE = [
 """Reaches 98 % of the test images; the same for all."""
 
 
-def epochs(data_root: Path, numpy_step: float, n: int) -> Iterator[Figure]:
-    """Seconds of an epoch of 784-30-10 in the training script, with all that it does at its defaults but the scores;
-    and of the NumPy loop of a step of ``numpy_step`` microseconds."""
-    for name, options in RUNS.items():
-        found, _ = _run(data_root, [*options, "--epochs", str(n)])
-        seconds = [float(row["seconds"]) for row in found]
-        yield Figure("epoch 784-30-10 / 10", name, statistics.median(seconds), "s", n, 1)
-        bare, _ = _run(data_root, [*options, "--epochs", str(n), "--check-every", "0", "--inspect-every", "0"])
-        seconds = [float(row["seconds"]) for row in bare]
-        subject = "epoch 784-30-10 / 10, not looked into"
-        yield Figure(subject, name, statistics.median(seconds), "s", n, 1)
+NOT_LOOKED_INTO = ", not looked into"
+
+
+def epochs(data_root: Path, numpy_step: float, rounds: int, n: int) -> Iterator[Figure]:
+    """Seconds of an epoch of 784-30-10 in the training script, with all that it does at its defaults but the scores,
+    and without its looks at the layers and the gradient; runs of ``n`` epochs in turn, so many rounds. And those of the
+    NumPy loop of a step of ``numpy_step`` microseconds."""
+    looks = {"": [], NOT_LOOKED_INTO: ["--check-every", "0", "--inspect-every", "0"]}
+    seconds: dict[str, list[float]] = {name + look: [] for name in RUNS for look in looks}
+    for _ in range(rounds):
+        for (name, options), (look, more) in product(RUNS.items(), looks.items()):
+            rows, _ = _run(data_root, [*options, *more, "--epochs", str(n)])
+            seconds[name + look] += [float(row["seconds"]) for row in rows]
+    for name, found in seconds.items():
+        yield Figure("epoch 784-30-10 / 10", name, statistics.median(found), "s", len(found), 1)
     yield Figure("epoch 784-30-10 / 10", "NumPy, sample by sample", 5000 * numpy_step / 1e6, "s", 1, 1)
 
 
@@ -124,23 +128,21 @@ def accuracies(data_root: Path, levels: Sequence[float] = (97, 98)) -> Iterator[
 
 
 def naive(networks: Sequence[Sequence[int]], further: Sequence[Sequence[int]]) -> Iterator[Figure]:
-    """Seconds of (C(w + ε e_j) − C(w))/ε for every weight and of backpropagation; those of ``further`` networks follow
-    from the slopes on log-log axes."""
-    ways = {
-        "(C(w + ε e) − C(w))/ε": lambda c: c.naive.seconds,
-        "one backward pass": lambda c: c.backprop.seconds,
-    }
+    """Seconds of (C(w + ε e_j) − C(w))/ε for every weight and of backpropagation; the former of ``further`` networks
+    follow from the slope on log-log axes."""
+    slow, fast, threads = "(C(w + ε e) − C(w))/ε", "one backward pass", torch.get_num_threads()
     compared = [how_fast.compare(sizes) for sizes in networks]
-    for way, seconds in ways.items():
-        for c in compared:
-            yield Figure(f"gradient of {c.weights:,} weights", way, seconds(c), "s", 1, torch.get_num_threads())
-        p = how_fast.growth(compared, seconds)
-        yield Figure("gradient, growth with the weights", way, p, "exponent", len(compared), torch.get_num_threads())
-        last = compared[-1]
-        for sizes in further:
-            weights = sum(i * o for i, o in pairwise(sizes))
-            value = seconds(last) * (weights / last.weights) ** p
-            yield Figure(f"gradient of {weights:,} weights, extrapolated", way, value, "s", 0, torch.get_num_threads())
+    for c in compared:
+        yield Figure(f"gradient of {c.weights:,} weights", slow, c.naive.seconds, "s", 1, threads)
+        yield Figure(f"gradient of {c.weights:,} weights", fast, c.backprop.seconds, "s", 5, threads)
+    p = how_fast.growth(compared, lambda c: c.naive.seconds)
+    yield Figure("gradient, growth with the weights", slow, p, "exponent", len(compared), threads)
+    last = compared[-1]
+    for sizes in further:
+        weights = sum(i * o for i, o in pairwise(sizes))
+        value = last.naive.seconds * (weights / last.weights) ** p
+        yield Figure(f"gradient of {weights:,} weights", slow + ", extrapolated", value, "s", 0, threads)
+        yield Figure(f"gradient of {weights:,} weights", fast, how_fast.backprop(sizes).seconds, "s", 5, threads)
 
 
 def write(figures: Sequence[Figure], path: Path) -> None:

@@ -55,7 +55,7 @@ class Work:
         return f"{self.name} {'-'.join(map(str, self.sizes))} / {self.batch}"
 
 
-def race(work: Work, contestants: Mapping[str, tuple[Contestant, int]], seconds: float) -> list[Timing]:
+def race(work: Work, contestants: Mapping[str, tuple[Contestant, float]], seconds: float) -> list[Timing]:
     """Time contestants in turn, for so many seconds in all. Each is a function and the steps that one call takes."""
     calls = {}
     for name, (run, _) in contestants.items():
@@ -73,7 +73,7 @@ def race(work: Work, contestants: Mapping[str, tuple[Contestant, int]], seconds:
             for _ in range(calls[name]):
                 run()
             turns[name].append((time.perf_counter() - started) / (calls[name] * steps) * 1e6)
-    return [_timing(work, name, turns[name], calls[name] * contestants[name][1]) for name in contestants]
+    return [_timing(work, name, turns[name], max(1, round(calls[name] * contestants[name][1]))) for name in contestants]
 
 
 def _timing(work: Work, name: str, turns: list[float], calls: int) -> Timing:

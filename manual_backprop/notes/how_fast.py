@@ -93,21 +93,29 @@ def compare(
         repeats: of backpropagation, whose seconds are their median.
         seed: of the weights and the mini-batch.
     """
+    passes, network, x, y = _problem(sizes, samples, seed)
+    fast = backprop(sizes, samples, repeats, seed)
+    slow = _measured(passes, lambda: naive_gradient(network, x, y, epsilon))
+    return Comparison(tuple(sizes), sum(w.numel() for w in network.weights), naive=slow, backprop=fast)
+
+
+def backprop(sizes: Sequence[int], samples: int = 1, repeats: int = 5, seed: int = 0) -> Way:
+    """Backpropagation alone; arguments as in `compare`."""
+    passes, network, x, y = _problem(sizes, samples, seed)
+    network.backprop(x, y)  # a first call takes longer
+    ways = [_measured(passes, lambda: network.backprop(x, y).weights) for _ in range(repeats)]
+    return Way(ways[0].gradient, ways[0].passes, statistics.median(way.seconds for way in ways))
+
+
+def _problem(sizes: Sequence[int], samples: int, seed: int) -> tuple[Passes, Network, Tensor, Tensor]:
+    """A network, one mini-batch, and where its passes are counted."""
     passes = Passes()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(sizes, output_activation=passes.counting(sigmoid), dtype=torch.float64)
         x = torch.rand(samples, sizes[0], dtype=torch.float64)
         y = torch.rand(samples, sizes[-1], dtype=torch.float64)
-    network.backprop(x, y)  # a first call takes longer
-    backprop = [_measured(passes, lambda: network.backprop(x, y).weights) for _ in range(repeats)]
-    seconds = statistics.median(way.seconds for way in backprop)
-    return Comparison(
-        tuple(sizes),
-        sum(w.numel() for w in network.weights),
-        naive=_measured(passes, lambda: naive_gradient(network, x, y, epsilon)),
-        backprop=Way(backprop[0].gradient, backprop[0].passes, seconds),
-    )
+    return passes, network, x, y
 
 
 def growth(comparisons: Sequence[Comparison], seconds: Callable[[Comparison], float]) -> float:

@@ -38,6 +38,7 @@ def test_every_bar_is_of_a_race_or_a_study():
     works = {str(work): set(contestants.CONTESTANTS[work.name]) for work in bars.RACES}
     works |= {f"memory, {work}": set(names) for work, names in bars.MEMORY.items()}
     works["epoch 784-30-10 / 10"] = {*studies.RUNS, "NumPy, sample by sample"}
+    works["epoch 784-30-10 / 10"] |= {name + studies.NOT_LOOKED_INTO for name in studies.RUNS}
     works["run chapter1"] = {*studies.RUNS, ALLOWED}
     works["import"] = {"manual_backprop, beside torch", ALLOWED}
     for bar in bars.BARS:
@@ -80,7 +81,7 @@ def test_every_contestant_runs(name):
         pytest.skip("its library is not installed")
     run, steps = made
     run()
-    assert steps in (1, contestants.STEPS)
+    assert steps in (1, contestants.STEPS) or name == "peak rate"
 
 
 def test_the_first_race_of_a_work_counts():
@@ -132,7 +133,25 @@ def test_the_naive_way_is_extrapolated_along_its_slope():
     figures = list(studies.naive([(3, 2), (30, 2), (300, 2)], [(3000, 2)]))
     slow = {f.subject: f.value for f in figures if f.contestant.startswith("(C")}
     expected = slow["gradient of 600 weights"] * 10 ** slow["gradient, growth with the weights"]
-    assert slow["gradient of 6,000 weights, extrapolated"] == pytest.approx(expected)
+    assert slow["gradient of 6,000 weights"] == pytest.approx(expected)
+    assert [f.n for f in figures if f.subject == "gradient of 6,000 weights"] == [0, 5]
+
+
+def test_an_epoch_that_is_looked_into_takes_turns_with_one_that_is_not(monkeypatch):
+    runs = []
+    monkeypatch.setattr(studies, "_run", lambda _, options: (runs.append(options), ([{"seconds": "2"}], 9.0))[1])
+    found = list(studies.epochs(Path("data"), 200.0, rounds=2, n=1))
+    assert ["--inspect-every" in options for options in runs] == [False, True] * (2 * len(studies.RUNS))
+    assert {(f.contestant, f.n) for f in found if f.contestant.startswith("layers")} == {
+        ("layers", 2),
+        ("layers" + studies.NOT_LOOKED_INTO, 2),
+    }
+    assert found[-1].value == 1
+
+
+def test_the_peak_rate_is_that_of_the_arithmetic():
+    _, steps = contestants.peak(WORK)
+    assert steps * WORK.flops == pytest.approx(2 * 1024**3)
 
 
 def test_the_plots_are_drawn(tmp_path):
@@ -141,6 +160,11 @@ def test_the_plots_are_drawn(tmp_path):
     pictures.plot_growth([timed(work, "ours: Network", 1.0) for work in bars.GROWTH], tmp_path / "growth.png")
     for name in ("steps", "growth"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_without_growth_there_is_no_plot_of_it(tmp_path):
+    pictures.plot_growth([timed(Work("step", bars.SMALL, 10), "ours: Network", 1.0)], tmp_path / "growth.png")
+    assert not (tmp_path / "growth.png").exists()
 
 
 BENCH = Path(__file__).parents[2] / "runs" / "bench"
