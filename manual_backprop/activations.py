@@ -6,7 +6,7 @@ that they do.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ class Activation:
         needs: ``"a"`` where σ′ is computed from the activation a = σ(z), ``"z"`` where it takes the weighted input z,
             None where σ′ is constant. It decides what a layer keeps in memory for its backward pass.
         in_place: a = σ(z) written over z, where there is such a form.
-        derivative_into: `derivative` written into a second tensor, where there is such a form.
+        times_derivative: x ⊙ σ′ in one pass over memory, of ``(x, value, out)``, where there is such a form; it is used
+            where nothing records.
 
     Example:
         >>> softplus = Activation("softplus", torch.nn.functional.softplus, torch.sigmoid, needs="z")
@@ -37,15 +38,15 @@ class Activation:
     derivative: Callable[[Tensor], Tensor | float]
     needs: Literal["a", "z"] | None
     in_place: Callable[[Tensor], Tensor] | None = None
-    derivative_into: Callable[[Tensor, Tensor], Tensor] | None = None
+    times_derivative: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
 
     def over(self, z: Tensor) -> Tensor:
         """a = σ(z), for the caller that has no more use for z."""
         return self.function(z) if self.in_place is None else self.in_place(z)
 
-    def prime(self, value: Tensor, out: Tensor) -> Tensor | float:
-        """σ′ of what `needs` names, in ``out`` where there is such a form."""
-        return self.derivative(value) if self.derivative_into is None else self.derivative_into(value, out)
+    def prime(self, value: Tensor) -> "Derivative":
+        """σ′ as a factor in BP1 and BP2, of the value that `needs` names."""
+        return Derivative(self, value)
 
     def derivative_at(self, z: Tensor, a: Tensor | None = None) -> Tensor | float:
         """σ′(z), for the caller that has z, and a = σ(z) perhaps too."""
@@ -64,6 +65,13 @@ class Activation:
         return self.name
 
 
+class Derivative(NamedTuple):
+    """σ′, not computed before it is a factor: `Activation.prime`."""
+
+    activation: Activation
+    value: Tensor
+
+
 # Functions with names rather than lambdas, so that a module that holds an activation can be pickled. The derivatives
 # have no numbers as operands: torch would make a tensor of each, which takes longer than a small product.
 
@@ -72,24 +80,12 @@ def sigmoid_prime(a: Tensor) -> Tensor:
     return a * (torch.ones_like(a) - a)
 
 
-def sigmoid_prime_into(a: Tensor, out: Tensor) -> Tensor:
-    return out.fill_(1).sub_(a).mul_(a)
-
-
 def tanh_prime(a: Tensor) -> Tensor:
     return torch.ones_like(a) - a * a
 
 
-def tanh_prime_into(a: Tensor, out: Tensor) -> Tensor:
-    return out.fill_(1).addcmul_(a, a, value=-1)
-
-
 def relu_prime(a: Tensor) -> Tensor:
     return torch.sign(a)  # a is never negative
-
-
-def relu_prime_into(a: Tensor, out: Tensor) -> Tensor:
-    return torch.sign(a, out=out)
 
 
 def identity_function(z: Tensor) -> Tensor:
@@ -100,14 +96,31 @@ def identity_prime(_: Tensor) -> float:
     return 1.0
 
 
-def identity_prime_into(_: Tensor, out: Tensor) -> Tensor:
-    return out.fill_(1)
+aten = torch.ops.aten
 
 
-sigmoid = Activation("sigmoid", torch.sigmoid, sigmoid_prime, "a", torch.sigmoid_, sigmoid_prime_into)
+def _in_one_pass(new: Any, into: Any, *numbers: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """x ⊙ σ′ by one of ATen's operations, in its two forms."""
+
+    def times_derivative(x: Tensor, value: Tensor, out: Tensor | None) -> Tensor:
+        return new(x, value, *numbers) if out is None else into(x, value, *numbers, grad_input=out)
+
+    return times_derivative
+
+
+_sigmoid_error = _in_one_pass(aten.sigmoid_backward.default, aten.sigmoid_backward.grad_input)
+_tanh_error = _in_one_pass(aten.tanh_backward.default, aten.tanh_backward.grad_input)
+_relu_error = _in_one_pass(aten.threshold_backward.default, aten.threshold_backward.grad_input, 0)
+
+
+def _identity_error(x: Tensor, _: Tensor, out: Tensor | None) -> Tensor:
+    return x if out is None or out is x else out.copy_(x)
+
+
+sigmoid = Activation("sigmoid", torch.sigmoid, sigmoid_prime, "a", torch.sigmoid_, _sigmoid_error)
 """σ(z) = 1/(1 + e^{−z}), in (0, 1); σ′ = σ(1 − σ), at most 1/4. Chapter 1, equation (3)."""
 
-tanh = Activation("tanh", torch.tanh, tanh_prime, "a", torch.tanh_, tanh_prime_into)
+tanh = Activation("tanh", torch.tanh, tanh_prime, "a", torch.tanh_, _tanh_error)
 """tanh(z) = 2σ(2z) − 1, in (−1, 1): a sigmoid stretched and shifted; tanh′ = 1 − tanh². Chapter 3, equation (111).
 
 >>> z = torch.tensor([-1.0, 0.5, 2.0])
@@ -115,11 +128,11 @@ tanh = Activation("tanh", torch.tanh, tanh_prime, "a", torch.tanh_, tanh_prime_i
 True
 """
 
-relu = Activation("relu", torch.relu, relu_prime, "a", torch.relu_, relu_prime_into)
+relu = Activation("relu", torch.relu, relu_prime, "a", torch.relu_, _relu_error)
 """max(0, z); its derivative is 1 above 0 and 0 below, and 0 at the kink, as torch has it. Chapter 3, section
 "Other models of artificial neuron"."""
 
-identity = Activation("identity", identity_function, identity_prime, None, identity_function, identity_prime_into)
+identity = Activation("identity", identity_function, identity_prime, None, identity_function, _identity_error)
 """The linear neuron, a = z, with σ′ = 1. Chapter 2, exercise "Backpropagation with linear neurons"."""
 
 ACTIVATIONS = {activation.name: activation for activation in (sigmoid, tanh, relu, identity)}

@@ -1,9 +1,10 @@
-"""Many steps of a small network in one call: `sgd.cpp`, built when it is first used.
+"""Small layers and networks in C++: `compiled.cpp`, built when it is first used.
 
 A step of 784-30-10 on 10 samples is some microseconds of arithmetic, and some twenty operations of torch, each of which
-costs more than a microsecond before it computes anything. C++ has no such cost, reads the samples where they lie, and
-updates a weight while it is in the cache. A compiled graph of the same operations (`torch.compile`) keeps the calls of
-the library that multiplies matrices, which is slow at such sizes.
+costs more than a microsecond before it computes anything, and several where its code is not in the cache of the
+processor. C++ has no such cost: a pass of a layer is one call of it, and an epoch of a network is one too, which reads
+the samples where they lie and updates a weight while it is in the cache. A compiled graph of the same operations
+(`torch.compile`) keeps the calls of the library that multiplies matrices, which is slow at such sizes.
 
 `torch.utils.cpp_extension` builds it with the C++ compiler of this machine and keeps it for the next process.
 """
@@ -15,40 +16,171 @@ import logging
 import platform
 import subprocess
 import warnings
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from manual_backprop.activations import identity, relu, sigmoid, tanh
+from manual_backprop.activations import Activation, identity, relu, sigmoid, tanh
 from manual_backprop.costs import Cost, quadratic, sigmoid_cross_entropy
 
 if TYPE_CHECKING:
     from manual_backprop.network import Network
 
-SOURCE = Path(__file__).with_name("sgd.cpp")
-ACTIVATIONS = {sigmoid: 0, tanh: 1, relu: 2, identity: 3}
-FUNCTIONS = {torch.float32: "sgd_float32", torch.float64: "sgd_float64"}
+SOURCE = Path(__file__).with_name("compiled.cpp")
+ACTIVATIONS = (sigmoid, tanh, relu, identity)  # in the order of the enumeration there
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 LARGEST = 2_000_000
-"""Multiplications of a forward pass up to which one thread of `sgd.cpp` is faster than torch's operations."""
+"""Multiplications of a forward pass up to which one thread of `compiled.cpp` is faster than torch's operations."""
+
+_CODES = {id(f): code for code, f in enumerate(ACTIVATIONS)}  # by identity: to hash an Activation takes a microsecond
+_POINTER, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_FUNCTIONS = {
+    "sgd": [_POINTER] * 3 + [_COUNT] * 2 + [_POINTER] + [_NUMBER] * 2 + [_COUNT] + [_POINTER] * 3 + [_COUNT],
+    "network_cost": [_POINTER] * 2 + [_COUNT] * 2 + [_POINTER] * 3 + [_COUNT, _NUMBER] + [_POINTER] * 2,
+    "layer_forward": [_POINTER] * 4 + [_COUNT] * 4,
+    "layer_backward": [_POINTER] * 7 + [_COUNT] * 4,
+}
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor | None:
+    """a = σ(input @ weightᵀ + bias) where `compiled.cpp` can take these, else None. Shapes as in `kernels.linear`."""
+    code, (outputs, inputs) = _CODES.get(id(activation)), weight.shape
+    samples = input.numel() // inputs if inputs else 0
+    if (
+        code is None
+        or not 0 < samples * inputs * outputs <= LARGEST
+        or not _dense(weight.dtype, input, weight, bias)
+        or input.shape[-1] != inputs
+        or (bias is not None and bias.shape != (outputs,))
+    ):
+        return None
+    a = input.new_empty(*input.shape[:-1], outputs)
+    run = _library()["layer_forward", a.dtype]
+    run(*(_address(t) for t in (input, weight, bias, a)), samples, inputs, outputs, code)
+    return a
+
+
+def gradients(
+    grad_a: Tensor,
+    input: Tensor | None,
+    weight: Tensor | None,
+    a: Tensor | None,
+    activation: Activation,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...] | None:
+    """BP1 to BP4 where `compiled.cpp` can take these, else None.
+
+    Args:
+        grad_a: ∂C/∂a, ``(*, o)``.
+        input, weight, a: ``(*, i)``, ``(o, i)``, ``(*, o)``; what is not needed may be None.
+        needs: whether ∂C/∂input, ∂C/∂weight and ∂C/∂bias are asked for; the others are None.
+    """
+    code, outputs = _CODES.get(id(activation)), grad_a.shape[-1]
+    inputs = max(0 if t is None else t.shape[-1] for t in (input, weight))
+    samples = grad_a.numel() // outputs if outputs else 0
+    if (
+        code is None
+        or not 0 < samples * inputs * outputs <= LARGEST
+        or not _dense(grad_a.dtype, grad_a, input, weight, a)
+    ):
+        return None
+    new = grad_a.new_empty
+    found = (
+        new(*grad_a.shape[:-1], inputs) if needs[0] else None,
+        new(outputs, inputs) if needs[1] else None,
+        new(outputs) if needs[2] else None,
+    )
+    run = _library()["layer_backward", grad_a.dtype]
+    run(*(_address(t) for t in (grad_a, input, weight, a, *found)), samples, inputs, outputs, code)
+    return found
+
+
+def network_cost(
+    input: Tensor,
+    target: Tensor,
+    activations: Sequence[Activation],
+    cost: Cost,
+    scale: float,
+    parameters: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> tuple[Tensor, list[Tensor | None]] | None:
+    """The sum of the costs of the samples, times ``scale``, and its gradients, where `compiled.cpp` can take these.
+
+    Args:
+        input, target: ``(*, i)`` and ``(*, o)``.
+        parameters: w^1, b^1, w^2, b^2 …
+        needs: which gradients are asked for: of the input, and of each parameter; the others are None.
+    """
+    weights, biases = [w for w in parameters[::2] if w is not None], parameters[1::2]
+    codes = [_CODES[id(f)] for f in activations if id(f) in _CODES]
+    sizes = [w.shape[1] for w in weights] + [weights[-1].shape[0]]
+    samples = input.numel() // sizes[0] if sizes[0] else 0
+    if (
+        len(codes) < len(activations)
+        or not (cost is quadratic or (cost is sigmoid_cross_entropy and activations[-1] is identity))
+        or not 0 < samples * sum(i * o for i, o in pairwise(sizes)) <= LARGEST
+        or not _dense(input.dtype, input, target, *parameters)
+        or input.shape[-1] != sizes[0]
+        or any(len(w) != o for w, o in zip(weights, sizes[1:], strict=True))
+        or any(b is not None and b.shape != (o,) for b, o in zip(biases, sizes[1:], strict=True))
+    ):
+        return None
+    differentiable = zip((input, *parameters), needs, strict=True)
+    found = [torch.empty_like(t) if need and t is not None else None for t, need in differentiable]
+    value = input.new_empty(())
+    _library()["network_cost", input.dtype](
+        *map(_address, (input, target)),
+        samples,
+        len(weights),
+        (_COUNT * len(sizes))(*sizes),
+        (_COUNT * len(codes))(*codes),
+        _addresses(weights, biases, found[1::2], found[2::2]),
+        cost is sigmoid_cross_entropy,
+        scale,
+        *map(_address, (value, found[0])),
+    )
+    return value, found
+
+
+def _addresses(*of_each_layer: Sequence[Tensor | None]) -> ctypes.Array:
+    """Weight, bias, and what belongs to each, layer by layer."""
+    addresses = [_address(t) for layer in zip(*of_each_layer, strict=True) for t in layer]
+    return (_POINTER * len(addresses))(*addresses)
+
+
+def _dense(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
+    """Whether all are plain rows of one of `DTYPES` on the CPU."""
+    for t in tensors:  # a loop, since this is asked at every pass, and a generator takes half a microsecond more
+        if t is not None and not (
+            type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.is_contiguous() and not t.is_neg()
+        ):
+            return False
+    return dtype in DTYPES
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int, order: Tensor) -> bool:
     """Whether `sgd` takes these: dense rows of float32 or float64 on the CPU, a small network with activations and a
-    cost that `sgd.cpp` knows, and a C++ compiler. What does not fit is torch's to refuse."""
+    cost that `compiled.cpp` knows, and a C++ compiler. What does not fit is torch's to refuse."""
     tensors = [x, y, *network.weights, *network.biases, *network.velocities]
     dtype = network.weights[0].dtype
     small = batch_size * sum(w.numel() for w in network.weights) <= LARGEST
     return (
         small
-        and dtype in FUNCTIONS
         and order.dim() == 1
         and order.dtype in (torch.int32, torch.int64)
-        and all(t.is_cpu and t.dtype == dtype and t.is_contiguous() for t in tensors)
-        and all(f in ACTIVATIONS for f in network.activations)
+        and _dense(dtype, *tensors)
+        and all(id(f) in _CODES for f in network.activations)
         and _cost(network) in (quadratic, sigmoid_cross_entropy)
-        and _library() is not None
+        and can_be_built()
     )
 
 
@@ -67,30 +199,21 @@ def sgd(
         network.velocities = [torch.zeros_like(parameter) for parameter in network.weights + network.biases]
     layers = len(network.weights)
     velocities = network.velocities if momentum else [None] * (2 * layers)
-    parameters = [
-        0 if tensor is None else tensor.data_ptr()
-        for of_a_layer in zip(network.weights, network.biases, velocities[:layers], velocities[layers:], strict=True)
-        for tensor in of_a_layer
-    ]
     order = order.to(torch.int64).contiguous()
     if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(x):
         raise IndexError(f"order: expected indices of {len(x)} samples, found {int(order.min())} to {int(order.max())}")
-    library = _library()
-    assert library is not None
-    getattr(library, FUNCTIONS[x.dtype])(
-        ctypes.c_void_p(x.data_ptr()),
-        ctypes.c_void_p(y.data_ptr()),
-        ctypes.c_void_p(order.data_ptr()),
-        ctypes.c_int64(len(order)),
-        ctypes.c_int64(batch_size),
-        (ctypes.c_double * len(rates))(*rates),
-        ctypes.c_double(momentum),
-        ctypes.c_double(weight_decay),
-        ctypes.c_int64(layers),
-        (ctypes.c_int64 * (layers + 1))(network.weights[0].shape[1], *map(len, network.biases)),
-        (ctypes.c_int64 * layers)(*(ACTIVATIONS[f] for f in network.activations)),
-        (ctypes.c_void_p * len(parameters))(*parameters),
-        ctypes.c_int64(_cost(network) is sigmoid_cross_entropy),
+    _library()["sgd", x.dtype](
+        *map(_address, (x, y, order)),
+        len(order),
+        batch_size,
+        (_NUMBER * len(rates))(*rates),
+        momentum,
+        weight_decay,
+        layers,
+        (_COUNT * (layers + 1))(network.weights[0].shape[1], *map(len, network.biases)),
+        (_COUNT * layers)(*(_CODES[id(f)] for f in network.activations)),
+        _addresses(network.weights, network.biases, velocities[:layers], velocities[layers:]),
+        _cost(network) is sigmoid_cross_entropy,
     )
 
 
@@ -107,17 +230,28 @@ def _processor() -> str:
     return hashlib.sha256(flags.encode()).hexdigest()[:12]
 
 
+def can_be_built() -> bool:
+    """Whether there is a C++ compiler; the first time, where there is none, it warns."""
+    return bool(_library())
+
+
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    """`sgd.cpp` as a library, or None and a warning where it cannot be built."""
+def _library() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
+    """The functions of `compiled.cpp` by name and dtype; none, and a warning, where it cannot be built."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody asked for
     from torch.utils import cpp_extension  # lazily: it takes as long as the rest of the package
 
-    name = f"manual_backprop_sgd_{_processor()}"  # a home may be shared by several
+    name = f"manual_backprop_{_processor()}"  # a home may be shared by several
     flags = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
     try:
-        return ctypes.CDLL(cpp_extension.load(name, [str(SOURCE)], extra_cflags=flags, is_python_module=False))
+        library = ctypes.CDLL(cpp_extension.load(name, [str(SOURCE)], extra_cflags=flags, is_python_module=False))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = str(error).splitlines()[0]
-        warnings.warn(f"compile: sgd.cpp could not be built, so torch's operations run instead: {reason}", stacklevel=4)
-        return None
+        warnings.warn(f"compiled.cpp could not be built, so torch's operations run instead: {reason}", stacklevel=4)
+        return {}
+    functions = {}
+    for function, arguments in _FUNCTIONS.items():
+        for dtype, suffix in DTYPES.items():
+            functions[function, dtype] = run = getattr(library, f"{function}_{suffix}")
+            run.argtypes, run.restype = arguments, None
+    return functions

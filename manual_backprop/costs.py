@@ -46,7 +46,7 @@ class Cost:
     def of_weighted_input_of(self, activation: Activation) -> "Cost | None":
         """The cost as a function of z, if there is one for outputs of this activation."""
         # By more than its name: an activation of one's own may be called "sigmoid" too.
-        ready = ACTIVATIONS.get(activation.name) == activation
+        ready = ACTIVATIONS.get(activation.name) is activation
         return self.of_weighted_input.get(activation.name) if ready else None
 
     def gradient(self, a: Tensor, y: Tensor, out: Tensor) -> Tensor:

@@ -25,13 +25,15 @@ Every function takes tensors of one floating dtype and returns that dtype; torch
 not fit. All are made of differentiable torch operations, so a backward built from them can itself be differentiated.
 """
 
-import torch
 from torch import Tensor
 
-from manual_backprop.kernels import matmul
+from manual_backprop.activations import Derivative
+from manual_backprop.kernels import hadamard, matmul
 
 
-def output_error(grad_a: Tensor, activation_derivative: Tensor | float, out: Tensor | None = None) -> Tensor:
+def output_error(
+    grad_a: Tensor, activation_derivative: Tensor | float | Derivative, out: Tensor | None = None
+) -> Tensor:
     r"""BP1: the error of the output layer, δ^L = ∇_a C ⊙ σ′(z^L).
 
     Component by component: δ^L_j = ∂C/∂a^L_j · σ′(z^L_j).
@@ -44,11 +46,12 @@ def output_error(grad_a: Tensor, activation_derivative: Tensor | float, out: Ten
 
     Args:
         grad_a: ∂C/∂a^L, ``(*, o)``.
-        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron.
+        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron; or an `Activation.prime`, which
+            is computed and multiplied in one.
         out: where δ^L is written, ``(*, o)``; a new tensor where it is None.
 
     Returns:
-        δ^L, ``(*, o)``; never ``grad_a`` itself, unless ``out`` is.
+        δ^L, ``(*, o)``; ``grad_a`` itself where ``out`` is, or for the `Activation.prime` of a linear neuron.
 
     Example:
         >>> output_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))  # the book's Hadamard product
@@ -56,7 +59,7 @@ def output_error(grad_a: Tensor, activation_derivative: Tensor | float, out: Ten
 
     Source: chapter 2, equations (BP1), (BP1a) and the problem on Σ′(z^L).
     """
-    return torch.mul(grad_a, activation_derivative, out=out)
+    return hadamard(grad_a, activation_derivative, out)
 
 
 def input_gradient(weight: Tensor, delta: Tensor, out: Tensor | None = None) -> Tensor:
@@ -79,7 +82,10 @@ def input_gradient(weight: Tensor, delta: Tensor, out: Tensor | None = None) -> 
 
 
 def hidden_error(
-    weight_next: Tensor, delta_next: Tensor, activation_derivative: Tensor | float, out: Tensor | None = None
+    weight_next: Tensor,
+    delta_next: Tensor,
+    activation_derivative: Tensor | float | Derivative,
+    out: Tensor | None = None,
 ) -> Tensor:
     """BP2: the error in terms of the error of the next layer, δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l).
 
@@ -90,7 +96,7 @@ def hidden_error(
     Args:
         weight_next: w^{l+1}, ``(o_next, o)``.
         delta_next: δ^{l+1}, ``(*, o_next)``.
-        activation_derivative: σ′(z^l), ``(*, o)``, or the number 1 of a linear neuron.
+        activation_derivative: σ′(z^l), as in `output_error`.
         out: where it may be written, ``(*, o)``; a new tensor where it is None.
 
     Returns:

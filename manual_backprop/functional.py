@@ -195,7 +195,8 @@ def network_cost(
         expected, found = (*input.shape[:-1], len(weights[-1])), tuple(target.shape)
         raise ValueError(f"target: expected the shape {expected} of the outputs, found {found}")
     wider = target.dtype != input.dtype and torch.promote_types(input.dtype, target.dtype) != input.dtype
-    if functions.plain_call() and not (wider or target.requires_grad or autocast_is_on(input.device)):
+    recorded = torch.is_grad_enabled()  # the node may compute gradients at once
+    if recorded and functions.plain_call() and not (wider or target.requires_grad or autocast_is_on(input.device)):
         parameters = [p for layer in zip(weights, biases, strict=True) for p in layer]
         target = target.to(input.dtype)
         return functions.NetworkCostFunction.apply(input, target, tuple(fs), cost, reduction, *parameters)

@@ -10,6 +10,7 @@ Conventions of every Function here (`NetworkCostFunction` has some of its own, a
 - `Activation` and `Cost` are arguments rather than subclasses: one Function a shape of computation.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,21 +52,30 @@ class LinearActivationFunction(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, a = ctx.saved_tensors
-        grad_input = grad_weight = grad_bias = None
-        delta = output_error(grad_output, ctx.activation.derivative(a))  # BP1, and the second half of BP2
-        if ctx.needs_input_grad[0]:
-            grad_input = input_gradient(weight, delta)  # BP2, its first half: the layer below does the second
-        if ctx.needs_input_grad[1]:
-            grad_weight = weight_gradient(delta, input)  # BP4
-        if ctx.needs_input_grad[2]:
-            grad_bias = bias_gradient(delta)  # BP3
-        return grad_input, grad_weight, grad_bias, None
+        return *_gradients(grad_output, input, weight, a, ctx.activation, ctx.needs_input_grad), None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor, d_weight: Tensor, d_bias: Tensor | None, _: None) -> Tensor:
         input, weight, a = ctx.saved_tensors
         d_z = torch.nn.functional.linear(d_input, weight) + torch.nn.functional.linear(input, d_weight, d_bias)
         return ctx.activation.derivative(a) * d_z  # da = σ′(z) ⊙ dz
+
+
+def _gradients(
+    grad_a: Tensor, input: Tensor, weight: Tensor, value: Tensor, activation: Activation, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """∂C/∂input, ∂C/∂weight and ∂C/∂bias of a layer, each None where it is not asked for; ``value``: what σ′ needs."""
+    if found := kernels.gradients(grad_a, input, weight, value, activation, needs):
+        return found  # the equations below, in one call of C++
+    grad_input = grad_weight = grad_bias = None
+    delta = output_error(grad_a, activation.prime(value))  # BP1, and the second half of BP2
+    if needs[0]:
+        grad_input = input_gradient(weight, delta)  # BP2, its first half: the layer below does the second
+    if needs[1]:
+        grad_weight = weight_gradient(delta, input)  # BP4
+    if needs[2]:
+        grad_bias = bias_gradient(delta)  # BP3
+    return grad_input, grad_weight, grad_bias
 
 
 class ActivationFunction(Function):
@@ -86,7 +96,7 @@ class ActivationFunction(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        return output_error(grad_output, ctx.activation.derivative(z)), None  # BP1, and the second half of BP2
+        return output_error(grad_output, ctx.activation.prime(z)), None  # BP1, and the second half of BP2
 
     @staticmethod
     def jvp(ctx: Any, d_z: Tensor, _: None) -> Tensor:
@@ -186,8 +196,8 @@ class NetworkCostFunction(Function):
     """The cost of a whole network as one node, with BP1 to BP4 in one loop.
 
     Shapes: input ``(*, i)``, target ``(*, o)``; parameters w^1, b^1, w^2, b^2 …; the sum or mean of the costs, ``()``.
-    It has a plain form only (see `plain_call`), no gradient of the target, and saves what is computed on the way: so a
-    second derivative goes through the layers one by one.
+    It has a plain form only (see `plain_call`), no gradient of the target, and saves what is computed on the way, or
+    the gradients where the kernel gives them with the cost: so a second derivative goes through the layers one by one.
     """
 
     @staticmethod
@@ -201,34 +211,46 @@ class NetworkCostFunction(Function):
         *parameters: Any,
     ) -> Tensor:
         ctx.activations, ctx.cost, ctx.reduction = activations, cost, reduction
-        inputs, values, a = [], [], input
+        samples = input.shape[:-1].numel() if reduction == "mean" else 1
+        needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]
+        at_once = kernels.network_cost(input, target, activations, cost, 1 / max(1, samples), parameters, needs)
+        ctx.at_once = at_once is not None
+        if at_once:
+            value, gradients = at_once
+            ctx.save_for_backward(target, *parameters, input, *gradients)
+            return value
+        activated, weighted = [input], []  # a^0 = x, a^1 …; the z^l that σ′ is computed from
         for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
-            inputs.append(a)
-            value = kernels.linear(a, w, b, identity if f.needs == "z" else f)
-            a = f.function(value) if f.needs == "z" else value
-            values.append(value)  # what σ′ is computed from
-        ctx.save_for_backward(target, *parameters, *inputs, *values, a)
+            a = kernels.linear(activated[-1], w, b, identity if f.needs == "z" else f)
+            if f.needs == "z":
+                weighted.append(a)
+                a = f.function(a)
+            activated.append(a)
+        ctx.save_for_backward(target, *parameters, *activated, *weighted)
         return reduce(cost.value(a, target), reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         layers = len(ctx.activations)
-        target, *saved, a = ctx.saved_tensors
-        parameters, inputs, values = saved[: 2 * layers], saved[2 * layers : 3 * layers], saved[3 * layers :]
+        target, *saved = ctx.saved_tensors
+        parameters, (input, *saved) = saved[: 2 * layers], saved[2 * layers :]
         if torch.is_grad_enabled():  # a second derivative: a^l and z^l were cut off from the graph, the layers are not
-            arguments = (inputs[0], target, ctx.activations, ctx.cost, ctx.reduction, *parameters)
+            arguments = (input, target, ctx.activations, ctx.cost, ctx.reduction, *parameters)
             return _through_the_layers(arguments, ctx.needs_input_grad, grad_output)
+        if ctx.at_once:
+            grad_input, *gradients = (None if gradient is None else gradient * grad_output for gradient in saved)
+            return grad_input, None, None, None, None, *gradients
         needs_input_grad, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
-        gradients: list[Tensor | None] = [None] * (2 * layers)
+        gradients = [None] * (2 * layers)
+        activated, weighted = [input, *saved[: layers - 1]], saved[layers:]
+        a = saved[layers - 1]
         samples = a.shape[:-1].numel() if ctx.reduction == "mean" else 1
         grad_a = ctx.cost.derivative(a, target) * (grad_output / samples)
         for layer in reversed(range(layers)):
-            delta = output_error(grad_a, ctx.activations[layer].derivative(values[layer]))  # BP1, then BP2
-            if needs[2 * layer]:
-                gradients[2 * layer] = weight_gradient(delta, inputs[layer])  # BP4
-            if needs[2 * layer + 1]:
-                gradients[2 * layer + 1] = bias_gradient(delta)  # BP3
-            grad_a = input_gradient(parameters[2 * layer], delta) if layer or needs_input_grad else None
+            f, own = ctx.activations[layer], slice(2 * layer, 2 * layer + 2)
+            value, a = weighted.pop() if f.needs == "z" else a, activated.pop()
+            asked = (layer > 0 or needs_input_grad, *needs[own])
+            grad_a, *gradients[own] = _gradients(grad_a, a, parameters[2 * layer], value, f, asked)
         return grad_a, None, None, None, None, *gradients
 
 

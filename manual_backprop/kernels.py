@@ -1,22 +1,25 @@
-"""Which kernel multiplies matrices: ATen's or oneDNN's. The only place that chooses.
+"""Which kernel computes a layer: ATen's, oneDNN's, or our own in C++. The only place that chooses.
 
 A layer has three products: z = input @ weightᵀ + bias with a = σ(z) behind it, ∂C/∂input = δ @ weight, and
 ∂C/∂weight = δᵀ @ input with the step of gradient descent behind it. ATen hands float32 to MKL, which leaves some of the
 speed of AMD CPUs with AVX-512 unused; there oneDNN takes the large products, with σ fused into the first. bfloat16 is
 left to ATen, which hands it to oneDNN itself, and is as fast.
 
+Below some million multiplications the calls take longer than the arithmetic. There `use("compiled")` gives a pass of a
+layer to one call of C++ (`compiled.py`), which needs a compiler, so it is not the default.
+
 The rule is one of machine and size, not a measurement: so all processes of a run choose alike, and a run can be
 repeated. `use` or the environment variable ``MANUAL_BACKPROP_KERNEL`` override it.
 
-oneDNN is reached through a private operation of torch without a derivative. It gets plain dense CPU tensors only, and
-only where nothing records: everything else (autograd, `torch.func`, `torch.compile`, tensor subclasses, other devices)
-is ATen's.
+oneDNN is reached through a private operation of torch without a derivative. It and our C++ get plain dense CPU tensors
+only, and only where nothing records: everything else (autograd, `torch.func`, `torch.compile`, tensor subclasses, other
+devices) is ATen's.
 """
 
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,9 +27,11 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from manual_backprop.activations import Activation, identity, relu, sigmoid, tanh
+from manual_backprop import compiled
+from manual_backprop.activations import Activation, Derivative, identity, relu, sigmoid, tanh
+from manual_backprop.costs import Cost
 
-KERNELS = ("auto", "aten", "onednn")
+KERNELS = ("auto", "aten", "onednn", "compiled")
 VARIABLE = "MANUAL_BACKPROP_KERNEL"
 SMALLEST = 16_000_000
 """Multiplications from which on oneDNN is the faster one on such a CPU, for rows of at least `NARROWEST` factors."""
@@ -34,6 +39,8 @@ NARROWEST = 64
 TRANSPOSED = 16
 """So many times more where the first factor is a transposed view, as in δᵀ @ input: oneDNN then copies it."""
 
+_smallest: float
+_compiled: bool
 _linear: Callable[..., Tensor] = torch.nn.functional.linear  # it takes `out` too, of which its stub knows nothing
 _PLAIN = (Tensor, torch.nn.Parameter)
 _FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh", relu: "relu"}
@@ -43,32 +50,34 @@ _SCHEMA = (
 
 
 def use(kernel: str) -> None:
-    """Choose for this process: ``"auto"``, the rule; ``"aten"`` or ``"onednn"``, that one wherever it can run.
+    """Choose for this process: ``"auto"``, the rule; ``"aten"`` or ``"onednn"``, that one wherever it can run;
+    ``"compiled"``, the rule, but our own C++ for small layers.
 
     Raises:
         ValueError: an unknown kernel.
     """
-    global _smallest
-    _smallest = _smallest_product(kernel)
+    global _smallest, _compiled
+    _smallest, _compiled = _smallest_product(kernel), kernel == "compiled" and compiled.can_be_built()
 
 
 @contextmanager
 def using(kernel: str) -> Iterator[None]:
     """`use` within a block."""
-    global _smallest
-    before = _smallest
+    global _smallest, _compiled
+    before = _smallest, _compiled
     use(kernel)
     try:
         yield
     finally:
-        _smallest = before
+        _smallest, _compiled = before
 
 
 def chosen() -> str:
     """In words: for a run to describe itself."""
+    of_small = f"compiled up to {compiled.LARGEST:,} multiplications, else " if _compiled else ""
     if _smallest == float("inf"):
-        return "aten"
-    return f"onednn from {_smallest:,} multiplications on, else aten" if _smallest else "onednn"
+        return of_small + "aten"
+    return f"{of_small}onednn from {_smallest:,} multiplications on, else aten" if _smallest else "onednn"
 
 
 def linear(
@@ -76,8 +85,12 @@ def linear(
 ) -> Tensor:
     """a = σ(input @ weightᵀ + bias). Shapes: input ``(*, i)``, weight ``(o, i)``, bias ``(o,)``; a ``(*, o)``.
 
-    ATen writes into ``out``; oneDNN cannot.
+    ATen writes into ``out``; the others cannot.
     """
+    if _compiled and out is None and _unrecorded():
+        a = compiled.linear(input, weight, bias, activation)
+        if a is not None:
+            return a
     if (
         _large(input, weight.shape[0])
         and input.shape[-1:] == weight.shape[1:]
@@ -111,6 +124,55 @@ def addmm_(c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor
     return c.addmm_(a, b, beta=beta, alpha=alpha)
 
 
+def hadamard(x: Tensor, derivative: Tensor | float | Derivative, out: Tensor | None = None) -> Tensor:
+    """x ⊙ σ′, elementwise; for a `Derivative` in one pass over memory, where its activation has one."""
+    if isinstance(derivative, Derivative):
+        f, value = derivative
+        if f.times_derivative and type(x) is Tensor and _unrecorded():
+            return f.times_derivative(x, value, out)
+        derivative = f.derivative(value)
+    return torch.mul(x, derivative, out=out)
+
+
+def gradients(
+    grad_a: Tensor,
+    input: Tensor | None,
+    weight: Tensor | None,
+    value: Tensor | None,
+    activation: Activation,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...] | None:
+    """All gradients of a layer at once by `compiled.gradients`, or None: one by one, by the equations."""
+    if _compiled and _unrecorded():
+        return compiled.gradients(grad_a, input, weight, value, activation, needs)
+    return None
+
+
+def network_cost(
+    input: Tensor,
+    target: Tensor,
+    activations: Sequence[Activation],
+    cost: Cost,
+    scale: float,
+    parameters: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> tuple[Tensor, list[Tensor | None]] | None:
+    """The cost of a network and all its gradients at once by `compiled.network_cost`, or None: layer by layer."""
+    if _compiled and _unrecorded():
+        return compiled.network_cost(input, target, activations, cost, scale, parameters, needs)
+    return None
+
+
+def _unrecorded() -> bool:
+    """Whether neither autograd, nor a transform, nor the compiler will look into what is computed now."""
+    return not (
+        torch.is_grad_enabled()
+        or is_dynamo_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )
+
+
 def _large(a: Tensor, columns: int) -> bool:
     """Whether oneDNN is to have a product of ``a`` with so many columns. Asked at every product: it takes 0.4 µs."""
     # While a graph is traced, its sizes are symbols, and to compare one would bind the graph to the answer.
@@ -128,9 +190,7 @@ def _onednn_can(*tensors: Tensor) -> bool:
         and (tensors[0].dtype == torch.float32 or (tensors[0].dtype == torch.bfloat16 and not _smallest))
         and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)
         and all(x.numel() for x in tensors)
-        and not torch.is_grad_enabled()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
+        and _unrecorded()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -143,7 +203,7 @@ def _smallest_product(kernel: str) -> float:
     """The multiplications from which on oneDNN takes a product."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {kernel!r}")
-    wanted = kernel == "onednn" or (kernel == "auto" and _amd_with_avx512())
+    wanted = kernel == "onednn" or (kernel in ("auto", "compiled") and _amd_with_avx512())
     if not wanted:
         return float("inf")
     if not _operation_is_there():
@@ -166,4 +226,4 @@ def _amd_with_avx512() -> bool:
     return avx512 and processor.exists() and "AuthenticAMD" in processor.read_text()
 
 
-_smallest = _smallest_product(os.environ.get(VARIABLE, "auto"))
+use(os.environ.get(VARIABLE, "auto"))

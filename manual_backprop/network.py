@@ -30,7 +30,6 @@ class _Buffers(NamedTuple):
 
     ones: Tensor  # (N,)
     z: list[Tensor]  # and a, written over it
-    sigma_primes: list[Tensor]
     deltas: list[Tensor]
     deltas_t: list[Tensor]  # the same, transposed
 
@@ -145,10 +144,10 @@ class Network:
             elif f.needs == "z":
                 z = kernels.linear(a, w, b, identity, z_out)
                 a = f.function(z)
-                sigma_primes.append(f.prime(z, buffers.sigma_primes[layer]))
+                sigma_primes.append(f.prime(z))
             else:
                 a = kernels.linear(a, w, b, f, z_out)
-                sigma_primes.append(f.prime(a, buffers.sigma_primes[layer]))
+                sigma_primes.append(f.prime(a))
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
         deltas = buffers.deltas
@@ -311,4 +310,4 @@ class Network:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
         deltas = rows()
-        return _Buffers(w.new_ones(n), rows(), rows(), deltas, [delta.mT for delta in deltas])
+        return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
