@@ -35,6 +35,8 @@ ACTIVATIONS = (sigmoid, tanh, relu, identity)  # in the order of the enumeration
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 LARGEST = 2_000_000
 """Multiplications of a forward pass up to which one thread of `compiled.cpp` is faster than torch's operations."""
+LARGEST_LAYER = 1_000_000
+"""The same for a layer by itself, whose calls are fewer."""
 
 _CODES = {id(f): code for code, f in enumerate(ACTIVATIONS)}  # by identity: to hash an Activation takes a microsecond
 _POINTER, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -49,19 +51,20 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor | None:
     """a = σ(input @ weightᵀ + bias) where `compiled.cpp` can take these, else None. Shapes as in `kernels.linear`."""
-    code, (outputs, inputs) = _CODES.get(id(activation)), weight.shape
-    samples = input.numel() // inputs if inputs else 0
+    code = _CODES.get(id(activation))
+    if code is None or input is None or not _dense(weight.dtype, input, weight, bias):
+        return None
+    outputs, inputs = weight.shape
+    samples = input.numel() // max(1, inputs)
     if (
-        code is None
-        or not 0 < samples * inputs * outputs <= LARGEST
-        or not _dense(weight.dtype, input, weight, bias)
+        not 0 < samples * inputs * outputs <= LARGEST_LAYER
         or input.shape[-1] != inputs
         or (bias is not None and bias.shape != (outputs,))
     ):
         return None
     a = input.new_empty(*input.shape[:-1], outputs)
     run = _library()["layer_forward", a.dtype]
-    run(*(_address(t) for t in (input, weight, bias, a)), samples, inputs, outputs, code)
+    run(*map(_address, (input, weight, bias, a)), samples, inputs, outputs, code)
     return a
 
 
@@ -80,14 +83,15 @@ def gradients(
         input, weight, a: ``(*, i)``, ``(o, i)``, ``(*, o)``; what is not needed may be None.
         needs: whether ∂C/∂input, ∂C/∂weight and ∂C/∂bias are asked for; the others are None.
     """
-    code, outputs = _CODES.get(id(activation)), grad_a.shape[-1]
-    inputs = max(0 if t is None else t.shape[-1] for t in (input, weight))
-    samples = grad_a.numel() // outputs if outputs else 0
-    if (
-        code is None
-        or not 0 < samples * inputs * outputs <= LARGEST
-        or not _dense(grad_a.dtype, grad_a, input, weight, a)
-    ):
+    code = _CODES.get(id(activation))
+    if code is None or not _dense(grad_a.dtype, grad_a, input, weight, a):
+        return None
+    outputs, inputs = grad_a.shape[-1], max(0 if t is None else t.shape[-1] for t in (input, weight))
+    if not grad_a.numel() or grad_a.numel() * inputs > LARGEST_LAYER:
+        return None
+    try:
+        given = [_address(t) for t in (grad_a, input, weight, a)]
+    except RuntimeError:  # it has none: one of many that torch computes at once, as with `is_grads_batched`
         return None
     new = grad_a.new_empty
     found = (
@@ -96,7 +100,7 @@ def gradients(
         new(outputs) if needs[2] else None,
     )
     run = _library()["layer_backward", grad_a.dtype]
-    run(*(_address(t) for t in (grad_a, input, weight, a, *found)), samples, inputs, outputs, code)
+    run(*given, *map(_address, found), grad_a.numel() // outputs, inputs, outputs, code)
     return found
 
 

@@ -74,7 +74,7 @@ def using(kernel: str) -> Iterator[None]:
 
 def chosen() -> str:
     """In words: for a run to describe itself."""
-    of_small = f"compiled up to {compiled.LARGEST:,} multiplications, else " if _compiled else ""
+    of_small = f"compiled up to {compiled.LARGEST_LAYER:,} multiplications, else " if _compiled else ""
     if _smallest == float("inf"):
         return of_small + "aten"
     return f"{of_small}onednn from {_smallest:,} multiplications on, else aten" if _smallest else "onednn"

@@ -1,4 +1,4 @@
-"""oneDNN where it can run, ATen everywhere else, and the same results."""
+"""oneDNN and our own C++ where they can run, ATen everywhere else, and the same results."""
 
 import warnings
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manual_backprop import functional, kernels
+from manual_backprop import compiled, functional, functions, kernels, nn
 from manual_backprop.activations import identity, relu, sigmoid, tanh
-from tests.cases import assert_within_budget, params, softplus
+from tests.cases import assert_within_budget, params, softplus, steep_sigmoid
+from tests.test_compiled import needs_compiler
 
 pytestmark = pytest.mark.skipif(not kernels._operation_is_there(), reason="this torch has no oneDNN operation")
 SHAPES = params({"odd": (7, 5, 3), "one_sample": (1, 64, 32), "wide": (33, 130, 70), "large": (128, 512, 256)})
@@ -17,12 +18,13 @@ ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplu
 
 
 @pytest.fixture(autouse=True)
-def choice_of_the_process(monkeypatch):
+def choice_of_the_process():
     """Restored after every test: the others of this process may run under another one than the rule."""
-    monkeypatch.setattr(kernels, "_smallest", kernels._smallest)
+    with kernels.using("auto"):
+        yield
 
 
-@pytest.fixture(params=["aten", "onednn"])
+@pytest.fixture(params=["aten", "onednn", pytest.param("compiled", marks=needs_compiler)])
 def kernel(request):
     kernels.use(request.param)
     return request.param
@@ -141,6 +143,93 @@ def under_a_dispatch_mode():
         functional.linear_sigmoid(torch.randn(8, 4), torch.randn(3, 4))
 
 
+@pytest.fixture
+def no_equations(monkeypatch):
+    """Compiled, and a layer's backward pass may not come to the equations in Python."""
+    kernels.use("compiled")
+    monkeypatch.setattr(functions, "output_error", None)
+
+
+@needs_compiler
+@pytest.mark.parametrize("frozen", ["input", "weight", "bias", "weight and input", "none"])
+@pytest.mark.parametrize("dtype", params({"float32": torch.float32, "float64": torch.float64}))
+@pytest.mark.parametrize("shape", params({"no_batch": (), "odd": (7,), "3d": (2, 5)}))
+@pytest.mark.parametrize("inputs", [3, 16, 21, 70])
+def test_small_layers_are_compiled(frozen, dtype, shape, inputs, no_equations):
+    """Whole vectors of numbers, a last one that laps over, and less than one; what is frozen has no gradient."""
+    sizes = {"input": (*shape, inputs), "weight": (13, inputs), "bias": (13,)}
+    leaves = [torch.randn(size, dtype=dtype, requires_grad=name not in frozen) for name, size in sizes.items()]
+    asked = [leaf for leaf in leaves if leaf.requires_grad]
+    ours = functional.linear_tanh(*leaves)
+    theirs = torch.nn.functional.linear(*leaves).tanh()
+    grad_output = torch.randn_like(ours)
+    torch.testing.assert_close(ours, theirs)
+    found, expected = (torch.autograd.grad(a, asked, grad_output) for a in (ours, theirs))
+    torch.testing.assert_close(found, expected)
+
+
+@needs_compiler
+def test_a_linear_layer_that_keeps_no_output_is_compiled(no_equations):
+    x, w = torch.randn(4, 6, requires_grad=True), torch.randn(3, 6, requires_grad=True)
+    found, expected = (torch.autograd.grad(a, (x, w), torch.ones(4, 3)) for a in (functional.linear(x, w), x @ w.mT))
+    torch.testing.assert_close(found, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
+def test_the_gradients_of_a_network_come_with_its_cost(cost):
+    """Twice as much of the cost is twice the gradients, and a second backward of one graph finds them again."""
+    kernels.use("compiled")
+    network = nn.MLP([20, 7, 3], "tanh", "sigmoid")
+    x, y = torch.randn(5, 20, requires_grad=True), torch.rand(5, 3)
+    leaves = [x, *network.parameters()]
+    ours = nn.NetworkCost(network, cost)(x, y)
+    assert ours.grad_fn.at_once
+    plain = {"quadratic": nn.QuadraticCost(), "cross_entropy": nn.CrossEntropyCost()}[cost]
+    expected = torch.autograd.grad(plain(network(x), y), leaves)
+    twice = torch.autograd.grad(2 * ours, leaves, retain_graph=True)
+    torch.testing.assert_close(twice, tuple(2 * gradient for gradient in expected))
+    torch.testing.assert_close(torch.autograd.grad(ours, leaves), expected)
+
+
+NOT_COMPILED = {
+    "large": lambda: functional.linear(torch.ones(100, 200), torch.ones(100, 200)),
+    "half": lambda: functional.linear(torch.ones(2, 3).half(), torch.ones(4, 3).half()),
+    "strided": lambda: functional.linear(torch.ones(3, 2).mT, torch.ones(4, 3)),
+    "negative_bit": lambda: functional.linear(torch._neg_view(torch.ones(2, 3)), torch.ones(4, 3)),
+    "own_activation": lambda: functional.linear_activation(torch.ones(2, 3), torch.ones(4, 3), None, steep_sigmoid),
+    "empty": lambda: functional.linear(torch.ones(0, 3), torch.ones(4, 3)),
+    "vmap": lambda: torch.func.vmap(lambda x: functional.linear(x, torch.ones(4, 3)))(torch.ones(2, 3)),
+    "compile": lambda: torch.compile(functional.linear, backend="aot_eager")(torch.ones(2, 3), torch.ones(4, 3)),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("function", NOT_COMPILED.values(), ids=NOT_COMPILED)
+def test_everything_else_is_not_compiled(function, monkeypatch):
+    kernels.use("compiled")
+    monkeypatch.setattr(compiled, "_library", lambda: pytest.fail("compiled"))
+    assert isinstance(function(), torch.Tensor)
+
+
+@needs_compiler
+def test_a_cost_that_is_not_recorded_computes_no_gradients(monkeypatch):
+    kernels.use("compiled")
+    monkeypatch.setattr(compiled, "network_cost", lambda *_: pytest.fail("with gradients"))
+    with torch.no_grad():
+        assert nn.NetworkCost(nn.MLP([3, 2]))(torch.ones(1, 3), torch.ones(1, 2)) > 0
+
+
+@needs_compiler
+def test_batched_gradients_are_not_compiled():
+    """torch hands a backward a tensor that stands for many, and has no memory of its own."""
+    kernels.use("compiled")
+    x, w = torch.randn(4, 6), torch.randn(3, 6, requires_grad=True)
+    grad_outputs = torch.randn(5, 4, 3)
+    (found,) = torch.autograd.grad(functional.linear(x, w), w, grad_outputs, is_grads_batched=True)
+    torch.testing.assert_close(found, grad_outputs.mT @ x)
+
+
 OTHERS = {
     "float64": lambda: functional.linear(torch.randn(8, 4).double(), torch.randn(3, 4).double()),
     "empty": lambda: functional.linear(torch.randn(0, 4), torch.randn(3, 4)),
@@ -189,6 +278,15 @@ def test_other_processors_keep_aten(monkeypatch):
     assert kernels.chosen() == "aten"
 
 
+@needs_compiler
+def test_it_says_what_is_chosen(monkeypatch):
+    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    kernels.use("compiled")
+    assert kernels.chosen() == (
+        "compiled up to 1,000,000 multiplications, else onednn from 16,000,000 multiplications on, else aten"
+    )
+
+
 def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
     monkeypatch.setattr(kernels, "_operation_is_there", lambda: False)
     with pytest.warns(UserWarning, match="ATen multiplies instead") as warned:
@@ -201,5 +299,5 @@ def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
 
 
 def test_an_unknown_kernel_is_refused():
-    with pytest.raises(ValueError, match="kernel: expected one of auto, aten, onednn, found 'mkl'"):
+    with pytest.raises(ValueError, match="kernel: expected one of auto, aten, onednn, compiled, found 'mkl'"):
         kernels.use("mkl")
