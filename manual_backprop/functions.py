@@ -52,7 +52,14 @@ class LinearActivationFunction(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, a = ctx.saved_tensors
-        return *_gradients(grad_output, input, weight, a, ctx.activation, ctx.needs_input_grad), None
+        needs = ctx.needs_input_grad
+        if gradients := kernels.gradients(grad_output, input, weight, a, ctx.activation, needs):
+            return *gradients, None  # what follows, in one call of C++
+        if not torch.compiler.is_compiling():
+            ctx.maybe_clear_saved_tensors()  # unless the graph is retained
+        delta = output_error(grad_output, ctx.activation.prime(a))  # BP1, and the second half of BP2
+        del a  # its memory may go to the gradients
+        return *_gradients(delta, input, weight, needs), None
 
     @staticmethod
     def jvp(ctx: Any, d_input: Tensor, d_weight: Tensor, d_bias: Tensor | None, _: None) -> Tensor:
@@ -62,13 +69,10 @@ class LinearActivationFunction(Function):
 
 
 def _gradients(
-    grad_a: Tensor, input: Tensor, weight: Tensor, value: Tensor, activation: Activation, needs: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """∂C/∂input, ∂C/∂weight and ∂C/∂bias of a layer, each None where it is not asked for; ``value``: what σ′ needs."""
-    if found := kernels.gradients(grad_a, input, weight, value, activation, needs):
-        return found  # the equations below, in one call of C++
+    delta: Tensor, input: Tensor, weight: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """∂C/∂input, ∂C/∂weight and ∂C/∂bias of a layer, each None where it is not asked for."""
     grad_input = grad_weight = grad_bias = None
-    delta = output_error(grad_a, activation.prime(value))  # BP1, and the second half of BP2
     if needs[0]:
         grad_input = input_gradient(weight, delta)  # BP2, its first half: the layer below does the second
     if needs[1]:
@@ -240,17 +244,20 @@ class NetworkCostFunction(Function):
         if ctx.at_once:
             grad_input, *gradients = (None if gradient is None else gradient * grad_output for gradient in saved)
             return grad_input, None, None, None, None, *gradients
+        ctx.maybe_clear_saved_tensors()  # unless the graph is retained: each a^l goes where it was used last
         needs_input_grad, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
         gradients = [None] * (2 * layers)
-        activated, weighted = [input, *saved[: layers - 1]], saved[layers:]
-        a = saved[layers - 1]
+        activated, weighted = [input, *saved[:layers]], saved[layers:]
+        del saved
+        a = activated.pop()
         samples = a.shape[:-1].numel() if ctx.reduction == "mean" else 1
         grad_a = ctx.cost.derivative(a, target) * (grad_output / samples)
         for layer in reversed(range(layers)):
             f, own = ctx.activations[layer], slice(2 * layer, 2 * layer + 2)
-            value, a = weighted.pop() if f.needs == "z" else a, activated.pop()
+            delta = output_error(grad_a, f.prime(weighted.pop() if f.needs == "z" else a))  # BP1, then BP2
+            a, grad_a = activated.pop(), None
             asked = (layer > 0 or needs_input_grad, *needs[own])
-            grad_a, *gradients[own] = _gradients(grad_a, a, parameters[2 * layer], value, f, asked)
+            grad_a, *gradients[own] = _gradients(delta, a, parameters[2 * layer], asked)
         return grad_a, None, None, None, None, *gradients
 
 
