@@ -86,11 +86,16 @@ def study(data_root: Path, timings: list[Timing]) -> Iterator[Figure]:
     for work, contestants in bars.MEMORY.items():
         torch.set_num_threads(work.threads)
         yield from studies.memory(work, contestants)
+    for work, names, n in bars.PROFILED:
+        torch.set_num_threads(work.threads)
+        for name in names:
+            yield from studies.profile(work, name, n)
     torch.set_num_threads(1)
     yield from studies.starts(9)
     yield from studies.naive(bars.NAIVE, bars.EXTRAPOLATED)
-    numpy = {(t.sizes, t.batch): t.median for t in timings if t.contestant == "NumPy, sample by sample"}
-    yield from studies.epochs(data_root, numpy.get(("784-30-10", 10), float("nan")), rounds=3, n=2)
+    small = {t.contestant: t.median for t in timings if (t.work, t.sizes, t.batch) == ("step", "784-30-10", 10)}
+    steps = {name: small[name] for name in studies.OTHERS if name in small}
+    yield from studies.epochs(data_root, steps, rounds=3, n=2)
     yield from studies.whole_runs(data_root)
     yield from studies.accuracies(data_root)
 

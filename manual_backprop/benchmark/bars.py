@@ -24,6 +24,9 @@ RACES = [
     Work("step", MIDDLE, 128),
     Work("step", LARGE, 256),
     Work("step", BROAD, 1024),
+    Work("passes", SMALL, 10, threads=1),
+    Work("passes", MIDDLE, 128),
+    Work("passes", LARGE, 256),
 ]
 QUICK = [work for work in RACES if work.flops < 1e9]
 AGAIN = [
@@ -37,7 +40,7 @@ AGAIN = [
 ]
 """Larger, with one thread, and in bfloat16: no bar is of these."""
 
-WIDTHS, DEPTHS, BATCHES = (64, 128, 256, 512, 1024, 2048), (1, 2, 4, 8, 16), (1, 4, 16, 64, 256, 1024)
+WIDTHS, DEPTHS, BATCHES = (64, 128, 256, 512, 1024, 2048, 4096), (1, 2, 4, 8, 16), (1, 4, 16, 64, 256, 1024)
 GROWTH = [
     *(Work("width", (n, n, n), 64) for n in WIDTHS),
     *(Work("depth", (256,) * (n + 1), 64) for n in DEPTHS),
@@ -48,10 +51,18 @@ GROWTH = [
 
 
 MEMORY = {
+    Work("forward", (1024, 1024), 256): ["Linear + Sigmoid", "ours: LinearSigmoid"],
     Work("layer", (512, 512), 128): ["Linear + Sigmoid", "ours: LinearSigmoid"],
-    Work("layer", (1024, 1024), 256): ["Linear + Sigmoid", "ours: LinearSigmoid"],
-    Work("step", LARGE, 256): ["torch eager", "ours: layers", "ours: NetworkCost", "ours: Network"],
+    Work("layer", (1024, 1024), 256): ["Linear + Sigmoid", "ours: LinearSigmoid", "ours: LinearSigmoid, ATen"],
+    Work("step", LARGE, 256): [
+        *("torch eager", "ours: layers", "ours: NetworkCost", "ours: NetworkCost, ATen", "ours: Network")
+    ],
 }
+PROFILED = [
+    (Work("step", SMALL, 10, threads=1), ("ours: layers", "ours: NetworkCost", "ours: Network"), 300),
+    (Work("step", LARGE, 256), ("ours: layers", "ours: NetworkCost", "ours: Network"), 10),
+]
+"""Whose time is told by operation, over so many calls."""
 NAIVE, EXTRAPOLATED = [(20, 10, 5), (100, 20, 10), (300, 30, 10), SMALL], [HUNDRED, MIDDLE, LARGE]
 """Networks whose gradient is also taken the naive way, and those where that would take too long."""
 
@@ -69,10 +80,13 @@ def _bars(work: str, ours: str, **least: float) -> list[Bar]:
     return [Bar(work, ours, THEIRS[theirs], ratio) for theirs, ratio in least.items()]
 
 
+BOTH = ", forward and backward"
 THEIRS = {
     "layer": "Linear + Sigmoid",
     "eager": "torch eager",
     "compiled": "torch.compile",
+    "eager_passes": "torch eager" + BOTH,
+    "compiled_passes": "torch.compile" + BOTH,
     "jax": "JAX epoch (scan)",
     "book": "NumPy, sample by sample",
     "peak": "peak rate",
@@ -80,20 +94,25 @@ THEIRS = {
 }
 BARS = [
     *_bars("layer 784-30 / 10", "ours: LinearSigmoid", layer=1.0),
+    *_bars("layer 784-30 / 10", "ours: LinearSigmoid, compiled", layer=1.0),
     *_bars("layer 512-512 / 128", "ours: LinearSigmoid", layer=1.75),
     *_bars("layer 1024-1024 / 256", "ours: LinearSigmoid", layer=1.9),
     *_bars("layer 2048-2048 / 1024", "ours: LinearSigmoid", layer=1.9),
-    *_bars("step 784-30-10 / 10", "ours: NetworkCost", eager=1.3, compiled=1.3),
-    *_bars("step 784-512-512-10 / 128", "ours: NetworkCost", eager=1.8, compiled=1.8),
-    *_bars("step 1024-1024-1024-1024 / 256", "ours: NetworkCost", eager=1.9, compiled=1.8),
+    *_bars("passes 784-30-10 / 10", "ours: NetworkCost" + BOTH, eager_passes=1.3, compiled_passes=1.3),
+    *_bars("passes 784-30-10 / 10", f"ours: NetworkCost{BOTH}, compiled", eager_passes=1.3, compiled_passes=1.3),
+    *_bars("passes 784-512-512-10 / 128", "ours: NetworkCost" + BOTH, eager_passes=1.8, compiled_passes=1.8),
+    *_bars("passes 1024-1024-1024-1024 / 256", "ours: NetworkCost" + BOTH, eager_passes=1.9, compiled_passes=1.8),
     *_bars("step 784-30-10 / 10", "ours: Network", eager=4.5, book=9.0),
     *_bars("step 784-30-10 / 10", "ours: Network compiled", eager=9.0, jax=1.0),
     *_bars("step 784-100-10 / 10", "ours: Network compiled", jax=1.0),
     *_bars("step 1024-1024-1024-1024 / 256", "ours: Network compiled", jax=1.05),
     *_bars("step 2048-2048-2048-2048 / 1024", "ours: Network compiled", peak=0.9),
+    *_bars("memory, forward 1024-1024 / 256", "ours: LinearSigmoid", layer=1.0),
     *_bars("memory, layer 512-512 / 128", "ours: LinearSigmoid", layer=1.0),
     *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid", layer=1.0),
+    *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid, ATen", layer=1.0),
     *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: layers", eager=1.0),
+    *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: NetworkCost, ATen", eager=1.0),
     *_bars("epoch 784-30-10 / 10", "network", book=9.0),
     *_bars("epoch 784-30-10 / 10", "network, compiled", book=9.0),
     *(Bar("epoch 784-30-10 / 10", name, name + NOT_LOOKED_INTO, 0.95) for name in RUNS),

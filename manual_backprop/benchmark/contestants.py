@@ -8,11 +8,12 @@ library is missing; the libraries that are no torch take part in float32, and Nu
 import importlib.util
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manual_backprop import Network, kernels, nn
+from manual_backprop import Network, compiled, kernels, nn
 from manual_backprop.benchmark.timing import Contestant, Work
 
 RATE = 0.1
@@ -80,18 +81,22 @@ def network(compile: bool = False) -> Maker:
 
 
 def _by(kernel: str, make: Maker) -> Maker:
-    """The same with its products by one kernel, where they take longer than the choice."""
+    """The same with its layers by one kernel: our own C++ in small works, the others in large ones."""
 
     def maker(work: Work) -> tuple[Contestant, float] | None:
-        made = make(work)
-        if made is None or work.flops < LARGE_FLOPS:
+        small = work.flops < LARGE_FLOPS
+        if small != (kernel == "compiled") or (small and not compiled.can_be_built()):
+            return None
+        made, calls = make(work), STEPS if small else 1  # to choose takes some microseconds
+        if made is None:
             return None
 
         def run() -> None:
             with kernels.using(kernel):
-                made[0]()
+                for _ in range(calls):
+                    made[0]()
 
-        return run, made[1]
+        return run, calls * made[1]
 
     return maker
 
@@ -252,19 +257,25 @@ class TorchCost(torch.nn.Module):
         return torch.nn.functional.mse_loss(self.network(x), y, reduction="sum") / (2 * len(x))
 
 
+def compiled_torch_cost(work: Work) -> Any:
+    return torch.compile(TorchCost(work))
+
+
 def network_with_cost(work: Work) -> nn.NetworkCost:
     return nn.NetworkCost(nn.MLP(work.sizes, dtype=work.dtype))
 
 
-def _layer(make: Callable[[Work], torch.nn.Module]) -> Maker:
-    """Forward and backward of one layer, without an optimizer."""
+def _layer(make: Callable[[Work], torch.nn.Module], backward: bool = True) -> Maker:
+    """Forward and backward of one layer, without an optimizer; or forward alone."""
 
     def maker(work: Work) -> tuple[Contestant, int]:
         module = make(work)
         x = data(work)[0].requires_grad_()
         grad_output = torch.rand(work.batch, work.sizes[-1], dtype=work.dtype)
         leaves = [x, *module.parameters()]
-        return lambda: torch.autograd.grad(module(x), leaves, grad_output), 1
+        if backward:
+            return lambda: torch.autograd.grad(module(x), leaves, grad_output), 1
+        return lambda: module(x), 1
 
     return maker
 
@@ -280,7 +291,9 @@ STEP: dict[str, Maker] = {
     "torch.compile": _of_torch("default"),
     "torch.compile, max-autotune": _of_torch("max-autotune-no-cudagraphs"),
     "ours: layers": layers,
+    "ours: layers, compiled": _by("compiled", layers),
     "ours: NetworkCost": network_cost,
+    "ours: NetworkCost, compiled": _by("compiled", network_cost),
     "ours: NetworkCost, ATen": _by("aten", network_cost),
     "ours: NetworkCost, oneDNN": _by("onednn", network_cost),
     "ours: Network": network(),
@@ -297,14 +310,27 @@ FLOORS = ("products alone", "peak rate")
 LAYER: dict[str, Maker] = {
     "Linear + Sigmoid": _layer(torch_layers),
     "ours: LinearSigmoid": _layer(linear_sigmoid),
+    "ours: LinearSigmoid, compiled": _by("compiled", _layer(linear_sigmoid)),
     "ours: LinearSigmoid, ATen": _by("aten", _layer(linear_sigmoid)),
     "ours: LinearSigmoid, oneDNN": _by("onednn", _layer(linear_sigmoid)),
+}
+FORWARD: dict[str, Maker] = {
+    "Linear + Sigmoid": _layer(torch_layers, backward=False),
+    "ours: LinearSigmoid": _layer(linear_sigmoid, backward=False),
 }
 GROWTH = {name: STEP[name] for name in ("torch eager", "ours: layers", "ours: NetworkCost", "ours: Network")}
 PASSES: dict[str, Maker] = {
     "torch eager, forward": _passes(TorchCost, backward=False),
     "torch eager, forward and backward": _passes(TorchCost, backward=True),
+    "torch.compile, forward and backward": _passes(compiled_torch_cost, backward=True),
     "ours: NetworkCost, forward": _passes(network_with_cost, backward=False),
     "ours: NetworkCost, forward and backward": _passes(network_with_cost, backward=True),
+    "ours: NetworkCost, forward and backward, compiled": _by("compiled", _passes(network_with_cost, backward=True)),
 }
-CONTESTANTS = {"step": STEP, "layer": LAYER, "width": GROWTH, "depth": GROWTH, "batch": GROWTH, "passes": PASSES}
+CONTESTANTS = {
+    "step": STEP,
+    "layer": LAYER,
+    "forward": FORWARD,
+    "passes": PASSES,
+    **dict.fromkeys(("width", "depth", "batch"), GROWTH),
+}

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 
 import torch
 
+from manual_backprop.benchmark import peers
 from manual_backprop.benchmark.contestants import CONTESTANTS
 from manual_backprop.benchmark.timing import Contestant, Work
 from manual_backprop.notes import how_fast
@@ -63,6 +64,27 @@ def peak(run: Contestant) -> int:
     return highest
 
 
+def profile(work: Work, contestant: str, n: int, most: int = 7) -> Iterator[Figure]:
+    """Where the time of ``n`` calls goes, in percent: torch's operations without those that they call, the longest
+    first, and what is none of them (Python, autograd's engine, the profiler itself)."""
+    made = CONTESTANTS[work.name][contestant](work)
+    assert made is not None
+    for _ in range(3):
+        made[0]()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        started = time.perf_counter()
+        for _ in range(n):
+            made[0]()
+        spent = 1e6 * (time.perf_counter() - started)
+    operations = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    shares = {
+        event.key: event.self_cpu_time_total for event in operations if event.key.startswith(("aten::", "mkldnn::"))
+    }
+    rest = max(0.0, spent - sum(shares.values()))
+    for name, microseconds in [*list(shares.items())[:most], ("no operation of torch", rest)]:
+        yield Figure(f"time of {contestant}, {work}", name, 100 * microseconds / spent, "%", n, work.threads)
+
+
 def starts(n: int) -> Iterator[Figure]:
     """What `import manual_backprop` adds to `import torch`."""
     program = "import time, torch; t = time.perf_counter(); import manual_backprop; print(time.perf_counter() - t)"
@@ -80,19 +102,21 @@ RUNS = {
 """The options of `scripts/train_mnist.py`."""
 
 ONE_RECIPE = [
-    *("--sizes", "784", "200", "10", "--cost", "cross_entropy", "--init", "scaled", "--batch-size", "10"),
-    *("--learning-rate", "0.3", "--schedule", "linear", "--epochs", "12"),
+    *("--sizes", *map(str, peers.SIZES), "--cost", "cross_entropy", "--init", "scaled", "--schedule", "linear"),
+    *("--batch-size", str(peers.BATCH), "--learning-rate", str(peers.RATE), "--epochs", str(peers.EPOCHS)),
 ]
 """Reaches 98 % of the test images; the same for all."""
 
 
 NOT_LOOKED_INTO = ", not looked into"
+OTHERS = ("JAX epoch (scan)", "scikit-learn", "NumPy, mini-batches", "NumPy, sample by sample", "torch.compile")
+"""Those whose epoch is so many of their steps."""
 
 
-def epochs(data_root: Path, numpy_step: float, rounds: int, n: int) -> Iterator[Figure]:
+def epochs(data_root: Path, steps: Mapping[str, float], rounds: int, n: int) -> Iterator[Figure]:
     """Seconds of an epoch of 784-30-10 in the training script, with all that it does at its defaults but the scores,
-    and without its looks at the layers and the gradient; runs of ``n`` epochs in turn, so many rounds. And those of the
-    NumPy loop of a step of ``numpy_step`` microseconds."""
+    and without its looks at the layers and the gradient; runs of ``n`` epochs in turn, so many rounds. And those of
+    others, of 5,000 of their ``steps``, in microseconds."""
     looks = {"": [], NOT_LOOKED_INTO: ["--check-every", "0", "--inspect-every", "0"]}
     seconds: dict[str, list[float]] = {name + look: [] for name in RUNS for look in looks}
     for _ in range(rounds):
@@ -101,7 +125,8 @@ def epochs(data_root: Path, numpy_step: float, rounds: int, n: int) -> Iterator[
             seconds[name + look] += [float(row["seconds"]) for row in rows]
     for name, found in seconds.items():
         yield Figure("epoch 784-30-10 / 10", name, statistics.median(found), "s", len(found), 1)
-    yield Figure("epoch 784-30-10 / 10", "NumPy, sample by sample", 5000 * numpy_step / 1e6, "s", 1, 1)
+    for name, microseconds in steps.items():
+        yield Figure("epoch 784-30-10 / 10", name, 5000 * microseconds / 1e6, "s", 1, 1)
 
 
 def whole_runs(data_root: Path) -> Iterator[Figure]:
@@ -115,16 +140,18 @@ def whole_runs(data_root: Path) -> Iterator[Figure]:
 def accuracies(data_root: Path, levels: Sequence[float] = (97, 98)) -> Iterator[Figure]:
     """Seconds of training until the test images are first answered so well, by one recipe; NaN where they never are."""
     for name, options in RUNS.items():
-        history, _ = _run(data_root, [*ONE_RECIPE, *options, "--check-every", "0", "--inspect-every", "0"])
-        for level in levels:
-            spent = 0.0
-            for row in history:
-                spent += float(row["seconds"])
-                if float(row["accuracy_test"]) >= level:
-                    break
-            else:
-                spent = float("nan")
-            yield Figure(f"to {level} % of the test images, 784-200-10 / 10", name, spent, "s", 1, 1)
+        rows, _ = _run(data_root, [*ONE_RECIPE, *options, "--check-every", "0", "--inspect-every", "0"])
+        yield from _until(name, [(float(row["seconds"]), float(row["accuracy_test"])) for row in rows], levels)
+    for name, history in peers.histories(data_root):
+        yield from _until(name, history, levels)
+
+
+def _until(name: str, history: Sequence[tuple[float, float]], levels: Sequence[float]) -> Iterator[Figure]:
+    sizes = "-".join(map(str, peers.SIZES))
+    for level in levels:
+        enough = next((n for n, (_, accuracy) in enumerate(history, 1) if accuracy >= level), None)
+        spent = sum(seconds for seconds, _ in history[:enough]) if enough else float("nan")
+        yield Figure(f"to {level} % of the test images, {sizes} / {peers.BATCH}", name, spent, "s", 1, 1)
 
 
 def naive(networks: Sequence[Sequence[int]], further: Sequence[Sequence[int]]) -> Iterator[Figure]:

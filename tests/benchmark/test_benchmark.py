@@ -9,6 +9,7 @@ import torch
 from manual_backprop.benchmark import bars, contestants, pictures, studies, timing
 from manual_backprop.benchmark.studies import ALLOWED, Figure
 from manual_backprop.benchmark.timing import Timing, Work
+from manual_backprop.training.config import Config
 
 WORK = Work("step", (5, 4, 3), 6)
 
@@ -37,7 +38,7 @@ def test_the_file_gives_back_what_was_written(tmp_path):
 def test_every_bar_is_of_a_race_or_a_study():
     works = {str(work): set(contestants.CONTESTANTS[work.name]) for work in bars.RACES}
     works |= {f"memory, {work}": set(names) for work, names in bars.MEMORY.items()}
-    works["epoch 784-30-10 / 10"] = {*studies.RUNS, "NumPy, sample by sample"}
+    works["epoch 784-30-10 / 10"] = {*studies.RUNS, *studies.OTHERS}
     works["epoch 784-30-10 / 10"] |= {name + studies.NOT_LOOKED_INTO for name in studies.RUNS}
     works["run chapter1"] = {*studies.RUNS, ALLOWED}
     works["import"] = {"manual_backprop, beside torch", ALLOWED}
@@ -67,8 +68,8 @@ def test_operations_are_those_of_three_products_a_layer():
 
 
 RUNNING = {
-    **{name: make for name, make in contestants.STEP.items() if "compile" not in name},
-    **contestants.PASSES,
+    **{name: make for name, make in contestants.STEP.items() if "torch.compile" not in name},
+    **{name: make for name, make in contestants.PASSES.items() if "torch.compile" not in name},
     **contestants.LAYER,
 }
 
@@ -78,7 +79,7 @@ def test_every_contestant_runs(name):
     torch.manual_seed(0)
     made = RUNNING[name](Work("step", (5, 3), 6) if name in contestants.LAYER else WORK)
     if made is None:
-        pytest.skip("its library is not installed")
+        pytest.skip("its library is not installed, or it is for large works")
     run, steps = made
     run()
     assert steps in (1, contestants.STEPS) or name == "peak rate"
@@ -114,6 +115,25 @@ def test_the_peak_is_that_of_what_is_alive_at_once():
     assert studies.peak(run) == pytest.approx(3000, abs=64)
 
 
+def test_a_profile_is_of_the_whole_time():
+    found = {f.contestant: f.value for f in studies.profile(WORK, "ours: Network", 20, most=99)}
+    assert {"aten::addmm_", "aten::sigmoid_backward", "no operation of torch"} <= set(found)
+    assert sum(found.values()) == pytest.approx(100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", studies.peers.PEERS)
+def test_the_recipe_is_learned_by_the_peers(name, monkeypatch):
+    """In two epochs of the bundled images."""
+    library, epochs = studies.peers.PEERS[name]
+    pytest.importorskip(library)
+    monkeypatch.setattr(studies.peers, "EPOCHS", 2)
+    images, _ = studies.peers.mnist.load(Config(data_root=Path("nowhere")), torch.device("cpu"), download=False)
+    history = list(epochs(images))
+    assert len(history) == 2
+    assert history[1][1] > 60
+
+
 def test_figures_come_back_from_their_file(tmp_path):
     figures = [Figure("import", "ours", 1.5, "ms", 9, 1), Figure("run", "ours", 2.0, "s", 1, 2)]
     studies.write(figures, tmp_path / "figures.csv")
@@ -124,9 +144,11 @@ def test_figures_come_back_from_their_file(tmp_path):
 def test_the_time_to_an_accuracy_is_that_of_the_epochs_up_to_it(monkeypatch):
     history = [{"seconds": "2", "accuracy_test": level} for level in ("96.9", "97.0", "97.9")]
     monkeypatch.setattr(studies, "_run", lambda *_: (history, 9.0))
-    found = {f.subject.split()[1]: f.value for f in studies.accuracies(Path("data")) if f.contestant == "network"}
-    assert found["97"] == 4
-    assert math.isnan(found["98"])
+    monkeypatch.setattr(studies.peers, "histories", lambda _: [("JAX", [(1.5, 98.5)])])
+    found = {(f.contestant, f.subject.split()[1]): f.value for f in studies.accuracies(Path("data"))}
+    assert found["network", "97"] == 4
+    assert math.isnan(found["network", "98"])
+    assert found["JAX", "98"] == 1.5
 
 
 def test_the_naive_way_is_extrapolated_along_its_slope():
@@ -140,7 +162,7 @@ def test_the_naive_way_is_extrapolated_along_its_slope():
 def test_an_epoch_that_is_looked_into_takes_turns_with_one_that_is_not(monkeypatch):
     runs = []
     monkeypatch.setattr(studies, "_run", lambda _, options: (runs.append(options), ([{"seconds": "2"}], 9.0))[1])
-    found = list(studies.epochs(Path("data"), 200.0, rounds=2, n=1))
+    found = list(studies.epochs(Path("data"), {"NumPy, sample by sample": 200.0}, rounds=2, n=1))
     assert ["--inspect-every" in options for options in runs] == [False, True] * (2 * len(studies.RUNS))
     assert {(f.contestant, f.n) for f in found if f.contestant.startswith("layers")} == {
         ("layers", 2),
