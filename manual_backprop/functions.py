@@ -55,10 +55,7 @@ class LinearActivationFunction(Function):
         needs = ctx.needs_input_grad
         if gradients := kernels.gradients(grad_output, input, weight, a, ctx.activation, needs):
             return *gradients, None  # what follows, in one call of C++
-        if not torch.compiler.is_compiling():
-            ctx.maybe_clear_saved_tensors()  # unless the graph is retained
         delta = output_error(grad_output, ctx.activation.prime(a))  # BP1, and the second half of BP2
-        del a  # its memory may go to the gradients
         return *_gradients(delta, input, weight, needs), None
 
     @staticmethod

@@ -38,8 +38,8 @@ def bars_table(timings: Sequence[Timing], figures: Sequence[Figure]) -> str:
     rows = []
     for verdict in judge(timings, figures):
         bar, ratio = verdict
-        measured = "missing" if ratio is None else f"{ratio:.2f}×"
-        result = "pass" if verdict.passed else "miss"
+        measured = "–" if ratio is None else f"{ratio:.2f}×"
+        result = "not run" if ratio is None else "pass" if verdict.passed else "miss"
         rows.append((bar.work, bar.ours.removeprefix("ours: "), bar.theirs, f"{bar.least:g}×", measured, result))
     return _markdown(("work / samples", "ours", "against", "at least", "measured", ""), rows)
 
