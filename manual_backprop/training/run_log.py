@@ -90,6 +90,10 @@ class RunLog:
     def batch(self, step: int, cost: float) -> None:
         self.writer.add_scalar("cost/batch", cost, step)
 
+    def not_finite(self, step: int, found: str) -> None:
+        """A step that spoilt the cost, where the monitor may not have looked."""
+        self.writer.add_text("not_finite", f"- {found}", step)
+
     def disagreement(self, step: int, found: Disagreement) -> None:
         for path, weight, bias in zip(self.paths, found.weights, found.biases, strict=True):
             self.writer.add_scalar(f"agreement/{path}/weight", weight, step)

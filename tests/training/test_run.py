@@ -137,6 +137,9 @@ def test_a_stopped_run_is_exit_status_1_and_one_line(run, capsys, tmp_path):
     assert error.startswith("stopped: step 1 (epoch 1): the cost became")
     assert error.count("\n") == 1
     assert (tmp_path / "hot" / CHECKPOINT).exists()
+    (mark,) = EventAccumulator(str(tmp_path / "hot")).Reload().Tensors("not_finite/text_summary")
+    (text,) = mark.tensor_proto.string_val
+    assert (mark.step, text.decode().removeprefix("- ")) == (1, error.removeprefix("stopped: ").partition(";")[0])
 
 
 def test_a_cost_that_stays_finite_with_huge_weights_is_logged(run):
