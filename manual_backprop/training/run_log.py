@@ -124,7 +124,8 @@ class RunLog:
             name: value if isinstance(value, int | float | str | bool) else str(value)
             for name, value in as_plain(self.config).items()
         }
-        final = {f"final/{name}": value for name, value in history[-1].items()}
+        # In this order the table begins with the accuracies.
+        final = {f"final/{name}": value for name, value in sorted(history[-1].items())}
         # run_name "." keeps it in this run; it would be a run of its own otherwise.
         self.writer.add_hparams(options, final, run_name=".")
 

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manual_backprop.training.cli import main
+from manual_backprop.training.monitor import LAYOUT
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -69,6 +71,15 @@ def test_what_tensorboard_shows(two_epochs):
     assert [event.step for event in events.Scalars("error/0/norm")] == list(range(0, 100, 20))
     assert [event.step for event in events.Scalars("agreement/0/weight")] == list(range(0, 100, 10))
     assert all(0 < event.value < 3.5e-4 for event in events.Scalars("agreement/0/weight"))
+
+
+def test_every_chart_of_the_overview_has_a_curve(run, tmp_path):
+    looks = ("--inspect-every", "20", "--check-every", "20")
+    assert run("--epochs", "1", "--activation", "relu", "--learning-rate", "0.1", "--name", "relu", *looks) == 0
+    tags = EventAccumulator(str(tmp_path / "relu")).Reload().Tags()["scalars"]
+    patterns = [pattern for charts in LAYOUT.values() for _, found in charts.values() for pattern in found]
+    assert len(patterns) == 9
+    assert [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in tags)] == []
 
 
 def test_resume_goes_on_in_its_folder(run, two_epochs, tmp_path):
