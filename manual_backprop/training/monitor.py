@@ -44,8 +44,8 @@ class Monitor:
     """Shows each layer's error, saturation, gradient and learning speed on TensorBoard, for any `nn.Module`.
 
     Every so many steps it follows one step by hooks. A step is a forward pass of ``model`` in training mode with
-    gradients enabled; what it showed is written when the next forward pass begins, and by `close`. Tags are named by
-    the module's or the parameter's path in the model:
+    gradients enabled, outside of `torch.func`'s transforms; what it and the next backward pass showed is written when
+    another forward pass begins, and by `close`. Tags are named by the module's or the parameter's path in the model:
 
     - ``error/<module>/norm`` and ``/delta``: ‖δ^l‖ and a histogram of δ^l = ∂C/∂z^l (BP1, BP2), of the cost as it was
       differentiated; for a module whose output is no a = σ(z) of a layer of ours, that output counts as z^l.
@@ -65,7 +65,7 @@ class Monitor:
 
     Between recorded steps there is one hook, of the model as a whole, which counts. A recorded step keeps a copy of the
     parameters. Under `DistributedDataParallel` rank 0 alone writes, of its own samples. In a model from `torch.compile`
-    no hook of a layer runs: there only what belongs to a parameter is shown.
+    and in a `NetworkCost` no hook of a layer runs: there only what belongs to a parameter is shown.
 
     Args:
         model: any module; wrapped in `DistributedDataParallel` or `torch.compile`, it is given wrapped.
@@ -132,9 +132,10 @@ class Monitor:
             self._paused = before
 
     def _forward_begins(self) -> None:
-        if self._paused or torch.compiler.is_compiling():
+        if self._paused or _stand_ins():
             return
-        if self._recording is not None:
+        # Of two forward passes before one backward pass, as in a siamese network, the second does not end the first.
+        if self._recording is not None and self._recording.differentiated:
             self._write(last=False)
         if not (self.model.training and torch.is_grad_enabled()):
             return
@@ -187,6 +188,11 @@ class _Hook:
 
     def __reduce__(self) -> tuple:
         return type(self), ()
+
+
+def _stand_ins() -> bool:
+    """Whether the tensors that pass by now are those of a compiler, a trace or a transform, which have no numbers."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

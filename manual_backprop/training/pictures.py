@@ -50,7 +50,7 @@ def confusion(counts: Tensor) -> Figure:
 
 
 def most_wrong(images: Images, outputs: Tensor, count: int = 25, columns: int = 5) -> Figure:
-    """The test digits with the smallest output at the right digit, and what they were taken for."""
+    """The test digits with the smallest output at the right digit, and what they were taken for, with both outputs."""
     right = outputs.gather(1, images.labels[:, None]).squeeze(1)
     worst = right.argsort()[:count]
     figure = Figure(figsize=(7, 7.6))
@@ -61,9 +61,9 @@ def most_wrong(images: Images, outputs: Tensor, count: int = 25, columns: int = 
         answer = int(outputs[i].argmax())
         picture = images.x[i].reshape(28, 28).float().cpu().numpy()
         axes.imshow(picture, cmap="gray_r", extent=(column + 0.1, column + 0.9, row + 1.0, row + 0.2))
-        caption = f"{int(images.labels[i])} as {answer}, {float(right[i]):.0e}"
+        caption = f"{int(images.labels[i])}: {float(right[i]):.2g}, {answer}: {float(outputs[i, answer]):.2g}"
         axes.text(column + 0.5, row + 0.15, caption, ha="center", fontsize=8)
     axes.set(xlim=(0, columns), ylim=(-(-count // columns), 0))
     axes.axis("off")
-    figure.suptitle("digit, as what, and the output at the right digit", fontsize=9)
+    figure.suptitle("the digit and the network's answer, each with its output", fontsize=9)
     return figure

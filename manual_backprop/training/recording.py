@@ -6,13 +6,15 @@ on a parameter would stay in its attributes.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from manual_backprop.nn import LinearActivation
 from manual_backprop.training import measures
@@ -27,6 +29,14 @@ ELEMENTWISE = (
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
+@contextmanager
+def _apart() -> Iterator[None]:
+    """What is computed here is none of the model's: an activation checkpoint around a layer neither counts nor keeps
+    it, or the layers behind it would get it for their own."""
+    with _disable_current_modes(), saved_tensors_hooks(lambda x: x, lambda x: x):
+        yield
+
+
 class Recording:
     """What one step shows.
 
@@ -38,6 +48,7 @@ class Recording:
     Attributes:
         scalars, histograms: by tag.
         marks: a line for each tensor with a NaN or an infinity, in the order in which they came up.
+        differentiated: whether a backward pass has come to a parameter.
         written: whether they have been written.
     """
 
@@ -46,7 +57,7 @@ class Recording:
         self.scalars: dict[str, float] = {}
         self.histograms: dict[str, Histogram] = {}
         self.marks: list[str] = []
-        self.written = False
+        self.differentiated = self.written = False
         self.before = {name: p.detach().clone() for name, p in _parameters(model)}
         self._layer_handles: list[Any] = []
         self._graph_handles: list[Any] = []
@@ -89,6 +100,7 @@ class Recording:
         _remove(self._graph_handles)
         self._nodes.clear()
 
+    @_apart()
     def _layer_ran(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         a = _first(output)
         if a is None or path in self._seen:  # of several runs in one step, the first
@@ -117,6 +129,7 @@ class Recording:
             self._follow_reference(path, module, x, a)
         return prime.detach() if isinstance(prime, Tensor) else prime
 
+    @_apart()
     def _activation_runs(self, path: str, module: nn.Module, args: Any) -> None:
         """Before an activation module runs, since it may write over z. Its figures belong to the layer it follows."""
         z = _first(args)
@@ -131,6 +144,7 @@ class Recording:
         self._show(f"activations/{path}", a, f"the activation of `{path}`")
 
     def _gradient(self, name: str, gradients: tuple[Tensor | None, ...]) -> None:
+        self.differentiated = True
         if gradients[0] is not None:
             self._scalar(f"gradient/{name}/norm", measures.norm(gradients[0]))
             self._show(f"gradient/{name}/values", gradients[0], f"the gradient of `{name}`")
@@ -182,10 +196,10 @@ class Recording:
     def _saturation(self, path: str, z: Tensor, a: Tensor, prime: Tensor, rectifier: bool) -> None:
         self._scalar(f"saturation/{path}/share", measures.share(prime.abs() < measures.SATURATED))
         self._show(f"saturation/{path}/z", z, f"z of `{path}`")
-        if rectifier and a.dim() > 1:
+        if rectifier and a.dim() > 1 and len(a):
             # A unit is a channel of a convolution, a feature of everything else; dead where it is 0 on all samples.
-            units = (a.detach() > 0).movedim(1 if a.dim() > 3 else -1, 0)
-            self._scalar(f"saturation/{path}/dead", measures.share(~units.flatten(1).any(1)))
+            units = (a.detach() == 0).movedim(1 if a.dim() > 3 else -1, 0)
+            self._scalar(f"saturation/{path}/dead", measures.share(units.flatten(1).all(1)))
 
     def _scalar(self, tag: str, value: float) -> None:
         self.scalars[tag] = value

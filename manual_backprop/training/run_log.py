@@ -90,6 +90,10 @@ class RunLog:
     def batch(self, step: int, cost: float) -> None:
         self.writer.add_scalar("cost/batch", cost, step)
 
+    def not_finite(self, step: int, found: str) -> None:
+        """A step that spoilt the cost, where the monitor may not have looked."""
+        self.writer.add_text("not_finite", f"- {found}", step)
+
     def disagreement(self, step: int, found: Disagreement) -> None:
         for path, weight, bias in zip(self.paths, found.weights, found.biases, strict=True):
             self.writer.add_scalar(f"agreement/{path}/weight", weight, step)
@@ -120,7 +124,8 @@ class RunLog:
             name: value if isinstance(value, int | float | str | bool) else str(value)
             for name, value in as_plain(self.config).items()
         }
-        final = {f"final/{name}": value for name, value in history[-1].items()}
+        # In this order the table begins with the accuracies.
+        final = {f"final/{name}": value for name, value in sorted(history[-1].items())}
         # run_name "." keeps it in this run; it would be a run of its own otherwise.
         self.writer.add_hparams(options, final, run_name=".")
 

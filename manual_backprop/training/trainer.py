@@ -195,11 +195,13 @@ class Trainer:
             cost = self._cost(pixels, batch)
             if not (_finite(cost) and self._parameters_finite()):
                 layer = first_layer_not_finite(self.network, pixels[batch])
-                raise TrainingStopped(
+                found = (
                     f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, first in layer "
-                    f"{layer} of {len(self.network.weights)}; the last good checkpoint is kept; a smaller "
-                    "--learning-rate may help"
+                    f"{layer} of {len(self.network.weights)}"
                 )
+                if self.log:
+                    self.log.not_finite(self.total_steps, found)
+                raise TrainingStopped(f"{found}; the last good checkpoint is kept; a smaller --learning-rate may help")
 
     def _end_epoch(self, seconds: float) -> None:
         row: dict[str, float] = {"epoch": self.epoch}

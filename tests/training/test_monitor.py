@@ -2,18 +2,19 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 import manual_backprop as mb
 from manual_backprop import functions
+from tests.training.models import each_model, train
 
 
 @pytest.fixture
@@ -43,52 +44,6 @@ def scalars(events):
         return values if tag is None else values[tag]
 
     return read
-
-
-def train(model, steps=1, lr=0.5, x=None, y=None):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    x = torch.rand(6, 4) if x is None else x
-    y = torch.rand(6, 2) if y is None else y
-    for _ in range(steps):
-        optimizer.zero_grad()
-        mse_loss(model(x), y).backward()
-        optimizer.step()
-
-
-class Attention(nn.Module):
-    """One of each: an embedding, a convolution with an in-place activation, attention, a norm, a recurrent layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(9, 8)
-        self.conv = nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(inplace=True))
-        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.norm = nn.LayerNorm(8)
-        self.recur = nn.LSTM(8, 5, batch_first=True)
-        self.out = nn.Sequential(nn.Linear(5, 7), nn.Dropout(0.5), nn.GELU(), nn.Linear(7, 2))
-
-    def forward(self, words):
-        x = self.embed(words)
-        x = self.conv(x.mT).mT
-        x = x + self.attend(x, x, value=x)[0]
-        return self.out(self.recur(self.norm(x))[0].mean(1))
-
-
-MODELS = {
-    "ours": (lambda: mb.nn.MLP([4, 3, 2]), lambda: torch.rand(6, 4)),
-    "softplus": (
-        lambda: mb.nn.MLP([4, 3, 2], mb.Activation("softplus", nn.functional.softplus, torch.sigmoid, needs="z")),
-        lambda: torch.rand(6, 4),
-    ),
-    "torch": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), lambda: torch.rand(6, 4)),
-    "attention": (Attention, lambda: torch.randint(9, (6, 5))),
-    "one layer": (lambda: mb.nn.LinearReLU(4, 2), lambda: torch.rand(6, 4)),
-    "image": (
-        lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(2)),
-        lambda: torch.rand(6, 3, 8, 8),
-    ),
-}
-each_model = pytest.mark.parametrize(("make", "inputs"), MODELS.values(), ids=MODELS)
 
 
 # --- the numbers --------------------------------------------------------------------------------------------------
@@ -144,6 +99,14 @@ def test_saturated_dead_and_near_zero_are_counted(writer, scalars):
     assert scalars("input/LinearReLU") == [0.25]
 
 
+def test_what_is_nan_or_of_no_sample_is_not_dead(writer, scalars):
+    model = mb.nn.LinearReLU(2, 4)
+    with mb.Monitor(model, writer, every=1):
+        model(torch.full((3, 2), torch.nan)).sum().backward()
+        model(torch.empty(0, 2)).sum().backward()
+    assert scalars("saturation/LinearReLU/dead") == [0]
+
+
 def test_the_learning_speed_is_that_of_the_step(writer, scalars):
     model = mb.nn.MLP([4, 3, 2])
     before = copy.deepcopy(model)
@@ -168,6 +131,42 @@ def test_the_learning_speed_waits_for_an_accumulating_optimizer(writer, events):
     (speed,) = events().Scalars("learning_speed/0.weight")
     assert (speed.step, speed.value) == (0, pytest.approx(0.5, rel=1e-5))
     assert not torch.equal(before, model[0].weight)
+
+
+def test_two_forward_passes_before_one_backward_pass(writer, scalars):
+    """A siamese network: ‖δ‖ is that of the first of its two passes, ‖∂C/∂w‖ that of both."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    expected = {"error/2/norm": [], "gradient/0.weight/norm": []}
+    with mb.Monitor(model, writer, every=4):
+        for _ in range(3):
+            model.zero_grad()
+            first, second = model(torch.rand(6, 4)), model(torch.rand(6, 4))
+            first.retain_grad()
+            (first - second).square().sum().backward()
+            expected["error/2/norm"].append(float(first.grad.norm()))
+            expected["gradient/0.weight/norm"].append(float(model[0].weight.grad.norm()))
+    for tag, (one, _, three) in expected.items():  # six passes, of which 0 and 4 are recorded
+        assert scalars(tag) == pytest.approx([one, three], rel=1e-5)
+
+
+def without_numbers(model, x):
+    """Forward passes whose tensors have no numbers: under `vmap` and `grad`, and in a trace."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    one = torch.func.grad(lambda p, x: torch.func.functional_call(model, p, x).sum())
+    torch.func.vmap(one, in_dims=(None, 0))(parameters, x)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
+        torch.jit.trace(model, x)
+
+
+def test_what_has_no_numbers_is_no_step(writer, scalars):
+    model = mb.nn.MLP([4, 3, 2])
+    with mb.Monitor(model, writer, every=1) as monitor:
+        without_numbers(model, torch.rand(6, 4))
+        assert monitor.step == 0
+        train(model)
+    assert len(scalars("error/0/norm")) == 1
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softplus"])

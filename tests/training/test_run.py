@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from manual_backprop.training.cli import main
+from manual_backprop.training.monitor import LAYOUT
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -69,6 +71,15 @@ def test_what_tensorboard_shows(two_epochs):
     assert [event.step for event in events.Scalars("error/0/norm")] == list(range(0, 100, 20))
     assert [event.step for event in events.Scalars("agreement/0/weight")] == list(range(0, 100, 10))
     assert all(0 < event.value < 3.5e-4 for event in events.Scalars("agreement/0/weight"))
+
+
+def test_every_chart_of_the_overview_has_a_curve(run, tmp_path):
+    looks = ("--inspect-every", "20", "--check-every", "20")
+    assert run("--epochs", "1", "--activation", "relu", "--learning-rate", "0.1", "--name", "relu", *looks) == 0
+    tags = EventAccumulator(str(tmp_path / "relu")).Reload().Tags()["scalars"]
+    patterns = [pattern for charts in LAYOUT.values() for _, found in charts.values() for pattern in found]
+    assert len(patterns) == 9
+    assert [pattern for pattern in patterns if not any(re.match(pattern, tag) for tag in tags)] == []
 
 
 def test_resume_goes_on_in_its_folder(run, two_epochs, tmp_path):
@@ -137,6 +148,9 @@ def test_a_stopped_run_is_exit_status_1_and_one_line(run, capsys, tmp_path):
     assert error.startswith("stopped: step 1 (epoch 1): the cost became")
     assert error.count("\n") == 1
     assert (tmp_path / "hot" / CHECKPOINT).exists()
+    (mark,) = EventAccumulator(str(tmp_path / "hot")).Reload().Tensors("not_finite/text_summary")
+    (text,) = mark.tensor_proto.string_val
+    assert (mark.step, text.decode().removeprefix("- ")) == (1, error.removeprefix("stopped: ").partition(";")[0])
 
 
 def test_a_cost_that_stays_finite_with_huge_weights_is_logged(run):
