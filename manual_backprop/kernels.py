@@ -101,7 +101,9 @@ def linear(
         a = _onednn(input, weight, bias, fused or "none")
         return a if fused else activation.over(a)
     z = _linear(input, weight, bias, out=out)
-    return activation.over(z) if type(z) is Tensor else activation.function(z)  # a subclass may not be overwritten
+    # What a subclass or a mode (as that of selective checkpointing) may hold on to is not overwritten.
+    ours = type(z) is Tensor and not torch._C._len_torch_dispatch_stack()
+    return activation.over(z) if ours else activation.function(z)
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

@@ -1,9 +1,11 @@
 """Row: checkpointing, offload."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
 from tests.cases import IN
 from tests.dropin.models import MODELS, assert_same
@@ -46,7 +48,15 @@ def hooks_around_a_checkpoint(model, x):
         return checkpoint(model, x, use_reentrant=False)
 
 
+def selective(model, x):
+    """The products are kept, and what follows them is computed again."""
+    kept = [torch.ops.aten.addmm.default, torch.ops.aten.mm.default]
+    contexts = partial(create_selective_checkpoint_contexts, kept)
+    return checkpoint(model, x, use_reentrant=False, context_fn=contexts)
+
+
 CALLS = {
+    "selective": selective,
     "reentrant": lambda model, x: checkpoint(model, x, use_reentrant=True),
     "non_reentrant": lambda model, x: checkpoint(model, x, use_reentrant=False),
     "non_reentrant_without_early_stop": without_early_stop,
