@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("compiled.cpp")
 ACTIVATIONS = (sigmoid, tanh, relu, identity)  # in the order of the enumeration there
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-LARGEST = 2_000_000
+LARGEST = 10_000_000
 """Multiplications of a forward pass up to which one thread of `compiled.cpp` is faster than torch's operations."""
 LARGEST_LAYER = 1_000_000
 """The same for a layer by itself, whose calls are fewer."""
