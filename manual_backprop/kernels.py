@@ -166,12 +166,13 @@ def network_cost(
 
 
 def _unrecorded() -> bool:
-    """Whether neither autograd, nor a transform, nor the compiler will look into what is computed now."""
+    """Whether neither autograd, nor a transform, a mode, autocast or the compiler sees what is computed now."""
     return not (
         torch.is_grad_enabled()
         or is_dynamo_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_any_autocast_enabled()
     )
 
 
@@ -193,7 +194,6 @@ def _onednn_can(*tensors: Tensor) -> bool:
         and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)
         and all(x.numel() for x in tensors)
         and _unrecorded()
-        and not torch.is_autocast_enabled("cpu")
     )
 
 
