@@ -109,7 +109,8 @@ def report(folder: Path) -> None:
         "small": pictures.small_table(timings),
         "growth": pictures.growth_table(timings),
         "passes": pictures.passes_table(timings),
-        "figures": pictures.figures_table(figures),
+        "figures": pictures.figures_table([f for f in figures if f.unit != studies.SHARE]),
+        "profile": pictures.figures_table([f for f in figures if f.unit == studies.SHARE]),
     }
     for name, table in tables.items():
         (folder / f"{name}.md").write_text(table + "\n")

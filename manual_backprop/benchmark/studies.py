@@ -21,6 +21,8 @@ from manual_backprop.benchmark.contestants import CONTESTANTS
 from manual_backprop.benchmark.timing import Contestant, Work
 from manual_backprop.notes import how_fast
 
+SHARE = "%"
+"""The unit of what an operation takes of the whole time."""
 ALLOWED = "allowed"
 """The contestant of a bar that is a number: 60 ms, 12 s."""
 
@@ -82,7 +84,7 @@ def profile(work: Work, contestant: str, n: int, most: int = 7) -> Iterator[Figu
     }
     rest = max(0.0, spent - sum(shares.values()))
     for name, microseconds in [*list(shares.items())[:most], ("no operation of torch", rest)]:
-        yield Figure(f"time of {contestant}, {work}", name, 100 * microseconds / spent, "%", n, work.threads)
+        yield Figure(f"time of {contestant}, {work}", name, 100 * microseconds / spent, SHARE, n, work.threads)
 
 
 def starts(n: int) -> Iterator[Figure]:
