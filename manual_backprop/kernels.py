@@ -102,7 +102,7 @@ def linear(
         return a if fused else activation.over(a)
     z = _linear(input, weight, bias, out=out)
     # What a subclass or a mode (as that of selective checkpointing) may hold on to is not overwritten.
-    ours = type(z) is Tensor and not torch._C._len_torch_dispatch_stack()
+    ours = type(z) is Tensor and not is_dynamo_compiling() and not torch._C._len_torch_dispatch_stack()
     return activation.over(z) if ours else activation.function(z)
 
 
