@@ -101,8 +101,9 @@ def linear(
         a = _onednn(input, weight, bias, fused or "none")
         return a if fused else activation.over(a)
     z = _linear(input, weight, bias, out=out)
-    # What a subclass or a mode (as that of selective checkpointing) may hold on to is not overwritten.
-    ours = type(z) is Tensor and not torch._C._len_torch_dispatch_stack()
+    # What a subclass or a mode (as that of selective checkpointing) may hold on to is not overwritten. In a graph of
+    # the compiler, which cannot trace the question for a mode, nothing is.
+    ours = type(z) is Tensor and not (is_dynamo_compiling() or torch._C._len_torch_dispatch_stack())
     return activation.over(z) if ours else activation.function(z)
 
 
