@@ -212,6 +212,36 @@ def test_everything_else_is_not_compiled(function, monkeypatch):
     assert isinstance(function(), torch.Tensor)
 
 
+@pytest.mark.parametrize("grad", [1.0, torch.inf, torch.nan])
+def test_relu_of_infinities_and_nans(grad, kernel):
+    """Its derivative chooses, and is no factor: what a dead neuron is given is forgotten, whatever it is."""
+    x = torch.tensor([[1.0], [-1.0], [0.0], [torch.inf], [-torch.inf], [torch.nan]], requires_grad=True)
+    w, grad_output = torch.ones(1, 1), torch.full((6, 1), grad)
+    (found,) = torch.autograd.grad(functional.linear_relu(x, w), x, grad_output)
+    (expected,) = torch.autograd.grad(torch.relu(x), x, grad_output)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_sums_over_many_samples(kernel):
+    """Equal numbers, whose rounding errors all point one way."""
+    x, w, b = torch.zeros(60_000, 16), torch.zeros(1, 16), torch.zeros(1, requires_grad=True)
+    cost = functional.network_cost(x, torch.full((60_000, 1), 0.1), [w], [b], ["identity"])
+    torch.testing.assert_close(cost, torch.tensor(0.005))
+    (grad_bias,) = torch.autograd.grad(cost, b)
+    torch.testing.assert_close(grad_bias, torch.tensor([-0.1]))
+
+
+@needs_compiler
+def test_a_trace_is_not_compiled(monkeypatch):
+    """It would take the sizes for constants."""
+    kernels.use("compiled")
+    monkeypatch.setattr(compiled, "linear", lambda *_: pytest.fail("compiled"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
+        torch.jit.trace(lambda x: functional.linear(x, torch.ones(4, 3)), torch.ones(2, 3), check_trace=False)
+
+
 @needs_compiler
 def test_a_cost_that_is_not_recorded_computes_no_gradients(monkeypatch):
     kernels.use("compiled")
