@@ -197,6 +197,7 @@ NOT_COMPILED = {
     "half": lambda: functional.linear(torch.ones(2, 3).half(), torch.ones(4, 3).half()),
     "strided": lambda: functional.linear(torch.ones(3, 2).mT, torch.ones(4, 3)),
     "negative_bit": lambda: functional.linear(torch._neg_view(torch.ones(2, 3)), torch.ones(4, 3)),
+    "zeros_without_memory": lambda: functional.linear(torch._efficientzerotensor((2, 3)), torch.ones(4, 3)),
     "own_activation": lambda: functional.linear_activation(torch.ones(2, 3), torch.ones(4, 3), None, steep_sigmoid),
     "empty": lambda: functional.linear(torch.ones(0, 3), torch.ones(4, 3)),
     "vmap": lambda: torch.func.vmap(lambda x: functional.linear(x, torch.ones(4, 3)))(torch.ones(2, 3)),
@@ -210,6 +211,42 @@ def test_everything_else_is_not_compiled(function, monkeypatch):
     kernels.use("compiled")
     monkeypatch.setattr(compiled, "_library", lambda: pytest.fail("compiled"))
     assert isinstance(function(), torch.Tensor)
+
+
+@needs_compiler
+@pytest.mark.parametrize("changed", [0, 1], ids=["input", "weight"])
+@pytest.mark.parametrize("activation", ["identity", "sigmoid"])
+def test_what_has_become_smaller_since_the_forward_pass_is_refused(changed, activation):
+    """C++ would read what lies behind it."""
+    kernels.use("compiled")
+    leaves = [torch.randn(size, requires_grad=True) for size in ((40, 30), (20, 30))]
+    a = functional.linear_activation(*leaves, None, activation)
+    leaves[changed].data = torch.randn(2, 30)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        a.backward(torch.ones(40, 20))
+
+
+@needs_compiler
+def test_gradients_without_memory_are_not_compiled():
+    kernels.use("compiled")
+    x, w = torch.randn(4, 6, requires_grad=True), torch.randn(3, 6, requires_grad=True)
+    found = torch.autograd.grad(functional.linear_sigmoid(x, w), (x, w), torch._efficientzerotensor((4, 3)))
+    torch.testing.assert_close(found, (torch.zeros(4, 6), torch.zeros(3, 6)))
+
+
+MISFITS = {
+    "too_few_activations": ([(3, 6), (2, 3)], ["sigmoid"], ValueError, "shorter"),
+    "too_many_activations": ([(2, 6)], ["sigmoid", "tanh"], ValueError, "longer"),
+    "vector": ([(2,)], ["sigmoid"], RuntimeError, "mismatch"),
+    "no_matrix": ([(2, 6, 6)], ["sigmoid"], RuntimeError, "2 dimensions"),
+}
+
+
+@pytest.mark.parametrize(("weights", "activations", "error", "match"), MISFITS.values(), ids=MISFITS)
+def test_networks_that_do_not_fit_are_refused(weights, activations, error, match, kernel):
+    weights = [torch.randn(size, requires_grad=True) for size in weights]
+    with pytest.raises(error, match=match):
+        functional.network_cost(torch.randn(4, 6), torch.randn(4, 2), weights, [None for _ in weights], activations)
 
 
 @pytest.mark.parametrize("grad", [1.0, torch.inf, torch.nan])
