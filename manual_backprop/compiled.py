@@ -198,6 +198,7 @@ def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int, order: Te
         and order.dim() == 1
         and order.dtype in (torch.int32, torch.int64)
         and bool(_addresses_if_dense(dtype, *tensors))
+        and _is_whole(network)
         and all(id(f) in _CODES for f in network.activations)
         and _cost(network) in (quadratic, sigmoid_cross_entropy)
         and can_be_built()
@@ -234,6 +235,17 @@ def sgd(
         (_COUNT * layers)(*(_CODES[id(f)] for f in network.activations)),
         _addresses(network.weights, network.biases, velocities[:layers], velocities[layers:]),
         _cost(network) is sigmoid_cross_entropy,
+    )
+
+
+def _is_whole(network: "Network") -> bool:
+    """Whether its parts still fit together, which are anybody's to replace."""
+    parameters, layers = network.weights + network.biases, len(network.activations)
+    sizes = [network.weights[0].shape[-1], *(b.numel() for b in network.biases)]
+    expected = [(o, i) for i, o in pairwise(sizes)] + [(o,) for o in sizes[1:]]
+    shapes = [p.shape for p in parameters]
+    return (
+        len(parameters) == 2 * layers and shapes == expected and [v.shape for v in network.velocities] in ([], shapes)
     )
 
 
