@@ -73,15 +73,15 @@ struct Network {
 
 // Σ_x C: of the quadratic cost of a, or of the cross-entropy of σ(z) where a = z. `delta`: scale · ∂C/∂a ⊙ σ′(z).
 template <typename T>
-T cost(const T* a, const T* y, int64_t count, int64_t activation, bool cross_entropy, T scale, T* delta) {
-  T sum = 0;
+double cost(const T* a, const T* y, int64_t count, int64_t activation, bool cross_entropy, T scale, T* delta) {
+  double sum = 0;
   for (int64_t i = 0; i < count; ++i) {
     if (cross_entropy) {
       sum += (1 - y[i]) * a[i] + std::max(-a[i], T(0)) + std::log1p(std::exp(-std::abs(a[i])));
       delta[i] = scale * (1 / (1 + exponential(-a[i])) - y[i]);
     } else {
       sum += (a[i] - y[i]) * (a[i] - y[i]) / 2;
-      delta[i] = scale * (a[i] - y[i]) * derivative(activation, a[i]);
+      delta[i] = times_derivative(activation, scale * (a[i] - y[i]), a[i]);
     }
   }
   return sum;
@@ -97,7 +97,7 @@ void network_cost(
   network.forward(samples);
   T* delta = network.deltas.back().data();
   const T* a = network.a.back().data();
-  *value = T(scale) * cost<T>(a, y, samples * sizes[count], activations[count - 1], cross_entropy, scale, delta);
+  *value = scale * cost<T>(a, y, samples * sizes[count], activations[count - 1], cross_entropy, scale, delta);
   network.backward(samples, [&](Layer<T>& layer, const T* delta, const T* const* inputs) {
     if (layer.bias_velocity) bias_gradient(delta, samples, layer.outputs, layer.bias_velocity);
     if (layer.weight_velocity)
@@ -150,7 +150,7 @@ void sgd(
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < outputs; ++j) {
         const T out = network.a.back()[i * outputs + j], error = out - y[order[start + i] * outputs + j];
-        network.deltas.back()[i * outputs + j] = short_error ? error : error * derivative(activation, out);
+        network.deltas.back()[i * outputs + j] = short_error ? error : times_derivative(activation, error, out);
       }
     network.backward(n, [&](Layer<T>& layer, const T* delta, const T* const* rows) {
       descend(layer, delta, rows, n, step, sums);

@@ -52,7 +52,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor | None:
     """a = σ(input @ weightᵀ + bias) where `compiled.cpp` can take these, else None. Shapes as in `kernels.linear`."""
     code = _CODES.get(id(activation))
-    if code is None or input is None or not _dense(weight.dtype, input, weight, bias):
+    given = _addresses_if_dense(weight.dtype, input, weight, bias)
+    if code is None or input is None or not given or weight.dim() != 2:
         return None
     outputs, inputs = weight.shape
     samples = input.numel() // max(1, inputs)
@@ -64,7 +65,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activ
         return None
     a = input.new_empty(*input.shape[:-1], outputs)
     run = _library()["layer_forward", a.dtype]
-    run(*map(_address, (input, weight, bias, a)), samples, inputs, outputs, code)
+    run(*given, _address(a), samples, inputs, outputs, code)
     return a
 
 
@@ -84,14 +85,19 @@ def gradients(
         needs: whether ∂C/∂input, ∂C/∂weight and ∂C/∂bias are asked for; the others are None.
     """
     code = _CODES.get(id(activation))
-    if code is None or not _dense(grad_a.dtype, grad_a, input, weight, a):
+    given = _addresses_if_dense(grad_a.dtype, grad_a, input, weight, a)
+    if code is None or not given:
         return None
     outputs, inputs = grad_a.shape[-1], max(0 if t is None else t.shape[-1] for t in (input, weight))
-    if not grad_a.numel() or grad_a.numel() * inputs > LARGEST_LAYER:
-        return None
-    try:
-        given = [_address(t) for t in (grad_a, input, weight, a)]
-    except RuntimeError:  # it has none: one of many that torch computes at once, as with `is_grads_batched`
+    samples = grad_a.numel() // max(1, outputs)
+    if (
+        not grad_a.numel()
+        or grad_a.numel() * inputs > LARGEST_LAYER
+        # As large as they were in the forward pass? `.data` and hooks on saved tensors can change that.
+        or (input is not None and input.numel() != samples * inputs)
+        or (weight is not None and weight.numel() != outputs * inputs)
+        or (a is not None and a.numel() != grad_a.numel())
+    ):
         return None
     new = grad_a.new_empty
     found = (
@@ -100,7 +106,7 @@ def gradients(
         new(outputs) if needs[2] else None,
     )
     run = _library()["layer_backward", grad_a.dtype]
-    run(*given, *map(_address, found), grad_a.numel() // outputs, inputs, outputs, code)
+    run(*given, *map(_address, found), samples, inputs, outputs, code)
     return found
 
 
@@ -122,15 +128,16 @@ def network_cost(
     """
     weights, biases = [w for w in parameters[::2] if w is not None], parameters[1::2]
     codes = [_CODES[id(f)] for f in activations if id(f) in _CODES]
-    sizes = [w.shape[1] for w in weights] + [weights[-1].shape[0]]
+    sizes = [w.shape[-1] for w in weights] + [weights[-1].shape[0]]
     samples = input.numel() // sizes[0] if sizes[0] else 0
     if (
-        len(codes) < len(activations)
+        not len(codes) == len(activations) == len(weights)
         or not (cost is quadratic or (cost is sigmoid_cross_entropy and activations[-1] is identity))
         or not 0 < samples * sum(i * o for i, o in pairwise(sizes)) <= LARGEST
-        or not _dense(input.dtype, input, target, *parameters)
+        or not _addresses_if_dense(input.dtype, input, target, *parameters)
         or input.shape[-1] != sizes[0]
-        or any(len(w) != o for w, o in zip(weights, sizes[1:], strict=True))
+        or target.numel() != samples * sizes[-1]
+        or any(w.shape != (o, i) for w, (i, o) in zip(weights, pairwise(sizes), strict=True))
         or any(b is not None and b.shape != (o,) for b, o in zip(biases, sizes[1:], strict=True))
     ):
         return None
@@ -157,14 +164,23 @@ def _addresses(*of_each_layer: Sequence[Tensor | None]) -> ctypes.Array:
     return (_POINTER * len(addresses))(*addresses)
 
 
-def _dense(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
-    """Whether all are plain rows of one of `DTYPES` on the CPU."""
+def _addresses_if_dense(dtype: torch.dtype, *tensors: Tensor | None) -> list[int]:
+    """Where they lie, 0 for None; nothing unless all are plain rows of one of `DTYPES` in the memory of the CPU."""
+    addresses = []
     for t in tensors:  # a loop, since this is asked at every pass, and a generator takes half a microsecond more
-        if t is not None and not (
-            type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.is_contiguous() and not t.is_neg()
-        ):
-            return False
-    return dtype in DTYPES
+        if t is None:
+            addresses.append(0)
+            continue
+        if not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.is_contiguous() and not t.is_neg()):
+            return []
+        try:
+            address = t.data_ptr()
+        except RuntimeError:  # it has none: one of many that torch computes at once, as with `is_grads_batched`
+            return []
+        if not address:  # empty, or freed, or zeros that torch does not write down
+            return []
+        addresses.append(address)
+    return addresses if dtype in DTYPES else []
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -181,7 +197,8 @@ def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int, order: Te
         small
         and order.dim() == 1
         and order.dtype in (torch.int32, torch.int64)
-        and _dense(dtype, *tensors)
+        and bool(_addresses_if_dense(dtype, *tensors))
+        and _is_whole(network)
         and all(id(f) in _CODES for f in network.activations)
         and _cost(network) in (quadratic, sigmoid_cross_entropy)
         and can_be_built()
@@ -218,6 +235,17 @@ def sgd(
         (_COUNT * layers)(*(_CODES[id(f)] for f in network.activations)),
         _addresses(network.weights, network.biases, velocities[:layers], velocities[layers:]),
         _cost(network) is sigmoid_cross_entropy,
+    )
+
+
+def _is_whole(network: "Network") -> bool:
+    """Whether its parts still fit together, which are anybody's to replace."""
+    parameters, layers = network.weights + network.biases, len(network.activations)
+    sizes = [network.weights[0].shape[-1], *(b.numel() for b in network.biases)]
+    expected = [(o, i) for i, o in pairwise(sizes)] + [(o,) for o in sizes[1:]]
+    shapes = [p.shape for p in parameters]
+    return (
+        len(parameters) == 2 * layers and shapes == expected and [v.shape for v in network.velocities] in ([], shapes)
     )
 
 

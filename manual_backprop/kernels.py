@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from manual_backprop import compiled
-from manual_backprop.activations import Activation, Derivative, identity, relu, sigmoid, tanh
+from manual_backprop.activations import Activation, Derivative, identity, sigmoid, tanh
 from manual_backprop.costs import Cost
 
 KERNELS = ("auto", "aten", "onednn", "compiled")
@@ -43,7 +43,7 @@ _smallest: float
 _compiled: bool
 _linear: Callable[..., Tensor] = torch.nn.functional.linear  # it takes `out` too, of which its stub knows nothing
 _PLAIN = (Tensor, torch.nn.Parameter)
-_FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh", relu: "relu"}
+_FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh"}  # its ReLU makes a 0 of a NaN
 _SCHEMA = (
     "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
 )
@@ -101,8 +101,9 @@ def linear(
         a = _onednn(input, weight, bias, fused or "none")
         return a if fused else activation.over(a)
     z = _linear(input, weight, bias, out=out)
-    # What a subclass or a mode (as that of selective checkpointing) may hold on to is not overwritten.
-    ours = type(z) is Tensor and not is_dynamo_compiling() and not torch._C._len_torch_dispatch_stack()
+    # What a subclass or a mode (as that of selective checkpointing) may hold on to is not overwritten. In a graph of
+    # the compiler, which cannot trace the question for a mode, nothing is.
+    ours = type(z) is Tensor and not (is_dynamo_compiling() or torch._C._len_torch_dispatch_stack())
     return activation.over(z) if ours else activation.function(z)
 
 
@@ -166,10 +167,11 @@ def network_cost(
 
 
 def _unrecorded() -> bool:
-    """Whether neither autograd, nor a transform, a mode, autocast or the compiler sees what is computed now."""
+    """Whether neither autograd, nor a transform, a mode, autocast, a trace or the compiler sees what is computed."""
     return not (
         torch.is_grad_enabled()
         or is_dynamo_compiling()
+        or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_any_autocast_enabled()

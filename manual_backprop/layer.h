@@ -90,13 +90,14 @@ void activate(int64_t f, T* z, int64_t count) {
     for (int64_t i = 0; i < count; ++i) z[i] = z[i] < 0 ? T(0) : z[i];
 }
 
+// x σ′(z) of a = σ(z).
 template <typename T>
-T derivative(int64_t f, T a) {
+T times_derivative(int64_t f, T x, T a) {
   switch (f) {
-    case SIGMOID: return a * (1 - a);
-    case TANH: return 1 - a * a;
-    case RELU: return a > 0;
-    default: return 1;
+    case SIGMOID: return x * (a * (1 - a));
+    case TANH: return x * (1 - a * a);
+    case RELU: return a <= 0 ? T(0) : x;  // No product: as in torch, 0 where x is infinite, and x where a is NaN.
+    default: return x;
   }
 }
 
@@ -251,12 +252,20 @@ void input_gradient(const T* w, const T* delta, int64_t samples, int64_t inputs,
 // BP1 and the second half of BP2: δ^l = ∂C/∂a^l ⊙ σ′(z^l); a may be null where the activation is the identity.
 template <typename T>
 void output_error(int64_t activation, const T* grad, const T* a, int64_t count, T* delta) {
-  for (int64_t i = 0; i < count; ++i) delta[i] = grad[i] * (a ? derivative(activation, a[i]) : 1);
+  for (int64_t i = 0; i < count; ++i) delta[i] = a ? times_derivative(activation, grad[i], a[i]) : grad[i];
 }
 
-// BP3: Σ_n δ[n].
+// BP3: Σ_n δ[n]; of many samples by halves, or rounding errors would add up.
 template <typename T>
 void bias_gradient(const T* delta, int64_t samples, int64_t outputs, T* out) {
+  if (samples > 64) {
+    std::vector<T> second(outputs);
+    const int64_t half = samples / 2;
+    bias_gradient(delta, half, outputs, out);
+    bias_gradient(delta + half * outputs, samples - half, outputs, second.data());
+    for (int64_t j = 0; j < outputs; ++j) out[j] += second[j];
+    return;
+  }
   std::fill(out, out + outputs, T(0));
   for (int64_t n = 0; n < samples; ++n)
     for (int64_t j = 0; j < outputs; ++j) out[j] += delta[n * outputs + j];

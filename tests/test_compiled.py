@@ -113,6 +113,21 @@ def test_what_does_not_fit_is_refused_as_step_by_step(change):
     assert refused[0] == refused[1]
 
 
+REPLACED = {
+    "weight": lambda net: net.weights.__setitem__(1, torch.randn(2, 30, dtype=FLOAT64)),
+    "bias": lambda net: net.biases.__setitem__(1, torch.randn(5, dtype=FLOAT64)),
+    "velocity": lambda net: net.velocities.extend([torch.zeros(1, 1, dtype=FLOAT64)] * 4),
+}
+
+
+@pytest.mark.parametrize("replace", REPLACED.values(), ids=REPLACED)
+def test_parts_that_do_not_fit_are_left_to_torch(replace):
+    """C++ would write behind them."""
+    _, fast, x, y = twins([6, 3, 2])
+    replace(fast)
+    assert not compiled.can_run(fast, x, y, 10, torch.arange(25))
+
+
 LEFT_TO_TORCH = {
     "own_activation": lambda: twins([3, 2], output=softplus),
     "bfloat16": lambda: twins([3, 2], dtype=torch.bfloat16),

@@ -197,6 +197,7 @@ NOT_COMPILED = {
     "half": lambda: functional.linear(torch.ones(2, 3).half(), torch.ones(4, 3).half()),
     "strided": lambda: functional.linear(torch.ones(3, 2).mT, torch.ones(4, 3)),
     "negative_bit": lambda: functional.linear(torch._neg_view(torch.ones(2, 3)), torch.ones(4, 3)),
+    "zeros_without_memory": lambda: functional.linear(torch._efficientzerotensor((2, 3)), torch.ones(4, 3)),
     "own_activation": lambda: functional.linear_activation(torch.ones(2, 3), torch.ones(4, 3), None, steep_sigmoid),
     "empty": lambda: functional.linear(torch.ones(0, 3), torch.ones(4, 3)),
     "vmap": lambda: torch.func.vmap(lambda x: functional.linear(x, torch.ones(4, 3)))(torch.ones(2, 3)),
@@ -210,6 +211,72 @@ def test_everything_else_is_not_compiled(function, monkeypatch):
     kernels.use("compiled")
     monkeypatch.setattr(compiled, "_library", lambda: pytest.fail("compiled"))
     assert isinstance(function(), torch.Tensor)
+
+
+@needs_compiler
+@pytest.mark.parametrize("changed", [0, 1], ids=["input", "weight"])
+@pytest.mark.parametrize("activation", ["identity", "sigmoid"])
+def test_what_has_become_smaller_since_the_forward_pass_is_refused(changed, activation):
+    """C++ would read what lies behind it."""
+    kernels.use("compiled")
+    leaves = [torch.randn(size, requires_grad=True) for size in ((40, 30), (20, 30))]
+    a = functional.linear_activation(*leaves, None, activation)
+    leaves[changed].data = torch.randn(2, 30)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        a.backward(torch.ones(40, 20))
+
+
+@needs_compiler
+def test_gradients_without_memory_are_not_compiled():
+    kernels.use("compiled")
+    x, w = torch.randn(4, 6, requires_grad=True), torch.randn(3, 6, requires_grad=True)
+    found = torch.autograd.grad(functional.linear_sigmoid(x, w), (x, w), torch._efficientzerotensor((4, 3)))
+    torch.testing.assert_close(found, (torch.zeros(4, 6), torch.zeros(3, 6)))
+
+
+MISFITS = {
+    "too_few_activations": ([(3, 6), (2, 3)], ["sigmoid"], ValueError, "shorter"),
+    "too_many_activations": ([(2, 6)], ["sigmoid", "tanh"], ValueError, "longer"),
+    "vector": ([(2,)], ["sigmoid"], RuntimeError, "mismatch"),
+    "no_matrix": ([(2, 6, 6)], ["sigmoid"], RuntimeError, "2 dimensions"),
+}
+
+
+@pytest.mark.parametrize(("weights", "activations", "error", "match"), MISFITS.values(), ids=MISFITS)
+def test_networks_that_do_not_fit_are_refused(weights, activations, error, match, kernel):
+    weights = [torch.randn(size, requires_grad=True) for size in weights]
+    with pytest.raises(error, match=match):
+        functional.network_cost(torch.randn(4, 6), torch.randn(4, 2), weights, [None for _ in weights], activations)
+
+
+@pytest.mark.parametrize("grad", [1.0, torch.inf, torch.nan])
+def test_relu_of_infinities_and_nans(grad, kernel):
+    """Its derivative chooses, and is no factor: what a dead neuron is given is forgotten, whatever it is."""
+    x = torch.tensor([[1.0], [-1.0], [0.0], [torch.inf], [-torch.inf], [torch.nan]], requires_grad=True)
+    w, grad_output = torch.ones(1, 1), torch.full((6, 1), grad)
+    (found,) = torch.autograd.grad(functional.linear_relu(x, w), x, grad_output)
+    (expected,) = torch.autograd.grad(torch.relu(x), x, grad_output)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_sums_over_many_samples(kernel):
+    """Equal numbers, whose rounding errors all point one way."""
+    x, w, b = torch.zeros(60_000, 16), torch.zeros(1, 16), torch.zeros(1, requires_grad=True)
+    cost = functional.network_cost(x, torch.full((60_000, 1), 0.1), [w], [b], ["identity"])
+    torch.testing.assert_close(cost, torch.tensor(0.005))
+    (grad_bias,) = torch.autograd.grad(cost, b)
+    torch.testing.assert_close(grad_bias, torch.tensor([-0.1]))
+
+
+@needs_compiler
+def test_a_trace_is_not_compiled(monkeypatch):
+    """It would take the sizes for constants."""
+    kernels.use("compiled")
+    monkeypatch.setattr(compiled, "linear", lambda *_: pytest.fail("compiled"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
+        torch.jit.trace(lambda x: functional.linear(x, torch.ones(4, 3)), torch.ones(2, 3), check_trace=False)
 
 
 @needs_compiler
