@@ -1,4 +1,4 @@
-"""Small layers and networks in C++: `compiled.cpp`, built when it is first used.
+"""Small layers in C++: `compiled.cpp`, built when it is first used.
 
 A step of 784-30-10 on 10 samples is some microseconds of arithmetic, and some twenty operations of torch, each of which
 costs more than a microsecond before it computes anything, and several where its code is not in the cache of the
@@ -19,16 +19,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from manual_backprop.activations import Activation, identity, relu, sigmoid, tanh
 from manual_backprop.costs import Cost, quadratic, sigmoid_cross_entropy
-
-if TYPE_CHECKING:
-    from manual_backprop.network import Network
 
 SOURCE = Path(__file__).with_name("compiled.cpp")
 ACTIVATIONS = (sigmoid, tanh, relu, identity)  # in the order of the enumeration there
@@ -38,21 +34,21 @@ LARGEST = 10_000_000
 LARGEST_LAYER = 1_000_000
 """The same for a layer by itself, whose calls are fewer."""
 
-_CODES = {id(f): code for code, f in enumerate(ACTIVATIONS)}  # by identity: to hash an Activation takes a microsecond
-_POINTER, _COUNT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+CODES = {id(f): code for code, f in enumerate(ACTIVATIONS)}  # by identity: to hash an Activation takes a microsecond
+POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _FUNCTIONS = {
-    "sgd": [_POINTER] * 3 + [_COUNT] * 2 + [_POINTER] + [_NUMBER] * 2 + [_COUNT] + [_POINTER] * 3 + [_COUNT],
-    "network_cost": [_POINTER] * 2 + [_COUNT] * 2 + [_POINTER] * 3 + [_COUNT, _NUMBER] + [_POINTER] * 2,
-    "layer_forward": [_POINTER] * 4 + [_COUNT] * 4,
-    "layer_backward": [_POINTER] * 7 + [_COUNT] * 4,
+    "sgd": [POINTER] * 3 + [COUNT] * 2 + [POINTER] + [NUMBER] * 2 + [COUNT] + [POINTER] * 3 + [COUNT],
+    "network_cost": [POINTER] * 2 + [COUNT] * 2 + [POINTER] * 3 + [COUNT, NUMBER] + [POINTER] * 2,
+    "layer_forward": [POINTER] * 4 + [COUNT] * 4,
+    "layer_backward": [POINTER] * 7 + [COUNT] * 4,
 }
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor | None:
     """a = σ(input @ weightᵀ + bias) where `compiled.cpp` can take these, else None. Shapes as in `kernels.linear`."""
-    code = _CODES.get(id(activation))
-    given = _addresses_if_dense(weight.dtype, input, weight, bias)
+    code = CODES.get(id(activation))
+    given = addresses_if_dense(weight.dtype, input, weight, bias)
     if code is None or input is None or not given or weight.dim() != 2:
         return None
     outputs, inputs = weight.shape
@@ -64,8 +60,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activ
     ):
         return None
     a = input.new_empty(*input.shape[:-1], outputs)
-    run = _library()["layer_forward", a.dtype]
-    run(*given, _address(a), samples, inputs, outputs, code)
+    run = library()["layer_forward", a.dtype]
+    run(*given, address(a), samples, inputs, outputs, code)
     return a
 
 
@@ -84,8 +80,8 @@ def gradients(
         input, weight, a: ``(*, i)``, ``(o, i)``, ``(*, o)``; what is not needed may be None.
         needs: whether ∂C/∂input, ∂C/∂weight and ∂C/∂bias are asked for; the others are None.
     """
-    code = _CODES.get(id(activation))
-    given = _addresses_if_dense(grad_a.dtype, grad_a, input, weight, a)
+    code = CODES.get(id(activation))
+    given = addresses_if_dense(grad_a.dtype, grad_a, input, weight, a)
     if code is None or not given:
         return None
     outputs, inputs = grad_a.shape[-1], max(0 if t is None else t.shape[-1] for t in (input, weight))
@@ -105,8 +101,8 @@ def gradients(
         new(outputs, inputs) if needs[1] else None,
         new(outputs) if needs[2] else None,
     )
-    run = _library()["layer_backward", grad_a.dtype]
-    run(*given, *map(_address, found), samples, inputs, outputs, code)
+    run = library()["layer_backward", grad_a.dtype]
+    run(*given, *map(address, found), samples, inputs, outputs, code)
     return found
 
 
@@ -127,14 +123,14 @@ def network_cost(
         needs: which gradients are asked for: of the input, and of each parameter; the others are None.
     """
     weights, biases = [w for w in parameters[::2] if w is not None], parameters[1::2]
-    codes = [_CODES[id(f)] for f in activations if id(f) in _CODES]
+    codes = [CODES[id(f)] for f in activations if id(f) in CODES]
     sizes = [w.shape[-1] for w in weights] + [weights[-1].shape[0]]
     samples = input.numel() // sizes[0] if sizes[0] else 0
     if (
         not len(codes) == len(activations) == len(weights)
         or not (cost is quadratic or (cost is sigmoid_cross_entropy and activations[-1] is identity))
         or not 0 < samples * sum(i * o for i, o in pairwise(sizes)) <= LARGEST
-        or not _addresses_if_dense(input.dtype, input, target, *parameters)
+        or not addresses_if_dense(input.dtype, input, target, *parameters)
         or input.shape[-1] != sizes[0]
         or target.numel() != samples * sizes[-1]
         or any(w.shape != (o, i) for w, (i, o) in zip(weights, pairwise(sizes), strict=True))
@@ -144,114 +140,47 @@ def network_cost(
     differentiable = zip((input, *parameters), needs, strict=True)
     found = [torch.empty_like(t) if need and t is not None else None for t, need in differentiable]
     value = input.new_empty(())
-    _library()["network_cost", input.dtype](
-        *map(_address, (input, target)),
+    library()["network_cost", input.dtype](
+        *map(address, (input, target)),
         samples,
         len(weights),
-        (_COUNT * len(sizes))(*sizes),
-        (_COUNT * len(codes))(*codes),
-        _addresses(weights, biases, found[1::2], found[2::2]),
+        (COUNT * len(sizes))(*sizes),
+        (COUNT * len(codes))(*codes),
+        addresses(weights, biases, found[1::2], found[2::2]),
         cost is sigmoid_cross_entropy,
         scale,
-        *map(_address, (value, found[0])),
+        *map(address, (value, found[0])),
     )
     return value, found
 
 
-def _addresses(*of_each_layer: Sequence[Tensor | None]) -> ctypes.Array:
+def addresses(*of_each_layer: Sequence[Tensor | None]) -> ctypes.Array:
     """Weight, bias, and what belongs to each, layer by layer."""
-    addresses = [_address(t) for layer in zip(*of_each_layer, strict=True) for t in layer]
-    return (_POINTER * len(addresses))(*addresses)
+    places = [address(t) for layer in zip(*of_each_layer, strict=True) for t in layer]
+    return (POINTER * len(places))(*places)
 
 
-def _addresses_if_dense(dtype: torch.dtype, *tensors: Tensor | None) -> list[int]:
+def addresses_if_dense(dtype: torch.dtype, *tensors: Tensor | None) -> list[int]:
     """Where they lie, 0 for None; nothing unless all are plain rows of one of `DTYPES` in the memory of the CPU."""
-    addresses = []
+    places = []
     for t in tensors:  # a loop, since this is asked at every pass, and a generator takes half a microsecond more
         if t is None:
-            addresses.append(0)
+            places.append(0)
             continue
         if not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.is_contiguous() and not t.is_neg()):
             return []
         try:
-            address = t.data_ptr()
+            place = t.data_ptr()
         except RuntimeError:  # it has none: one of many that torch computes at once, as with `is_grads_batched`
             return []
-        if not address:  # empty, or freed, or zeros that torch does not write down
+        if not place:  # empty, or freed, or zeros that torch does not write down
             return []
-        addresses.append(address)
-    return addresses if dtype in DTYPES else []
+        places.append(place)
+    return places if dtype in DTYPES else []
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int, order: Tensor) -> bool:
-    """Whether `sgd` takes these: dense rows of float32 or float64 on the CPU, a small network with activations and a
-    cost that `compiled.cpp` knows, and a C++ compiler. What does not fit is torch's to refuse."""
-    tensors = [x, y, *network.weights, *network.biases, *network.velocities]
-    dtype = network.weights[0].dtype
-    small = batch_size * sum(w.numel() for w in network.weights) <= LARGEST
-    return (
-        small
-        and order.dim() == 1
-        and order.dtype in (torch.int32, torch.int64)
-        and bool(_addresses_if_dense(dtype, *tensors))
-        and _is_whole(network)
-        and all(id(f) in _CODES for f in network.activations)
-        and _cost(network) in (quadratic, sigmoid_cross_entropy)
-        and can_be_built()
-    )
-
-
-def sgd(
-    network: "Network",
-    x: Tensor,
-    y: Tensor,
-    batch_size: int,
-    rates: list[float],
-    order: Tensor,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """`Network.sgd` for those that `can_run`. ``rates``: the learning rate of each mini-batch."""
-    if momentum and not network.velocities:
-        network.velocities = [torch.zeros_like(parameter) for parameter in network.weights + network.biases]
-    layers = len(network.weights)
-    velocities = network.velocities if momentum else [None] * (2 * layers)
-    order = order.to(torch.int64).contiguous()
-    if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(x):
-        raise IndexError(f"order: expected indices of {len(x)} samples, found {int(order.min())} to {int(order.max())}")
-    _library()["sgd", x.dtype](
-        *map(_address, (x, y, order)),
-        len(order),
-        batch_size,
-        (_NUMBER * len(rates))(*rates),
-        momentum,
-        weight_decay,
-        layers,
-        (_COUNT * (layers + 1))(network.weights[0].shape[1], *map(len, network.biases)),
-        (_COUNT * layers)(*(_CODES[id(f)] for f in network.activations)),
-        _addresses(network.weights, network.biases, velocities[:layers], velocities[layers:]),
-        _cost(network) is sigmoid_cross_entropy,
-    )
-
-
-def _is_whole(network: "Network") -> bool:
-    """Whether its parts still fit together, which are anybody's to replace."""
-    parameters, layers = network.weights + network.biases, len(network.activations)
-    sizes = [network.weights[0].shape[-1], *(b.numel() for b in network.biases)]
-    expected = [(o, i) for i, o in pairwise(sizes)] + [(o,) for o in sizes[1:]]
-    shapes = [p.shape for p in parameters]
-    return (
-        len(parameters) == 2 * layers and shapes == expected and [v.shape for v in network.velocities] in ([], shapes)
-    )
-
-
-def _cost(network: "Network") -> Cost:
-    """In its short form, where there is one: the cross-entropy of sigmoid outputs as a function of z."""
-    return network.cost.of_weighted_input_of(network.activations[-1]) or network.cost
 
 
 def _processor() -> str:
@@ -264,11 +193,11 @@ def _processor() -> str:
 
 def can_be_built() -> bool:
     """Whether there is a C++ compiler; the first time, where there is none, it warns."""
-    return bool(_library())
+    return bool(library())
 
 
 @functools.cache
-def _library() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
+def library() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
     """The functions of `compiled.cpp` by name and dtype; none, and a warning, where it cannot be built."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody asked for
     from torch.utils import cpp_extension  # lazily: it takes as long as the rest of the package

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_backprop import captured, compiled, kernels
+from manual_backprop import captured, compiled_epoch, kernels
 from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
@@ -257,8 +257,8 @@ class Network:
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        if self.compile and compiled.can_run(self, x, y, batch_size, order):
-            compiled.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
+        if self.compile and compiled_epoch.can_run(self, x, y, batch_size, order):
+            compiled_epoch.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
             return
         descend = partial(captured.step_of(self), self) if self.compile and x.is_cuda else self._descend
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from manual_backprop import Network, compiled
+from manual_backprop import Network, compiled, compiled_epoch
 from tests.cases import FLOAT64, params, softplus
 
 needs_compiler = pytest.mark.skipif(
@@ -41,7 +41,7 @@ def state(net):
 def test_agrees_with_the_steps_one_by_one(activation, cost, options, sizes):
     """25 samples by 10: the last mini-batch is smaller; two epochs, so that a velocity counts."""
     eager, fast, x, y = twins(sizes, activation, cost)
-    assert compiled.can_run(fast, x, y, 10, torch.arange(25))
+    assert compiled_epoch.can_run(fast, x, y, 10, torch.arange(25))
     for _ in range(2):
         order = torch.randperm(25)
         for net in (eager, fast):
@@ -125,7 +125,7 @@ def test_parts_that_do_not_fit_are_left_to_torch(replace):
     """C++ would write behind them."""
     _, fast, x, y = twins([6, 3, 2])
     replace(fast)
-    assert not compiled.can_run(fast, x, y, 10, torch.arange(25))
+    assert not compiled_epoch.can_run(fast, x, y, 10, torch.arange(25))
 
 
 LEFT_TO_TORCH = {
@@ -141,7 +141,7 @@ LEFT_TO_TORCH = {
 def test_what_it_does_not_know_is_left_to_torch(case):
     eager, fast, x, y = case()
     order = torch.arange(25)
-    assert not compiled.can_run(fast, x, y, 10, order)
+    assert not compiled_epoch.can_run(fast, x, y, 10, order)
     if len(eager.weights[0]) < 100:
         for net in (eager, fast):
             net.sgd(x, y, 10, 0.1, order)
@@ -155,13 +155,13 @@ def test_without_a_compiler_it_warns_once_and_runs(compiler, monkeypatch, tmp_pa
     monkeypatch.setattr(compiled, "SOURCE", source)
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    compiled._library.cache_clear()
+    compiled.library.cache_clear()
     eager, fast, x, y = twins([3, 2])
     order = torch.arange(25)
     with pytest.warns(UserWarning, match="could not be built"):
         fast.sgd(x, y, 10, 0.1, order)
     fast.sgd(x, y, 10, 0.1, order)  # a second warning would be an error
-    compiled._library.cache_clear()
+    compiled.library.cache_clear()
     for _ in range(2):
         eager.sgd(x, y, 10, 0.1, order)
     torch.testing.assert_close(state(fast), state(eager))
