@@ -42,7 +42,7 @@ _FUNCTIONS = {
     "layer_forward": [POINTER] * 4 + [COUNT] * 4,
     "layer_backward": [POINTER] * 7 + [COUNT] * 4,
 }
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor | None:
@@ -167,7 +167,7 @@ def addresses_if_dense(dtype: torch.dtype, *tensors: Tensor | None) -> list[int]
         if t is None:
             places.append(0)
             continue
-        if not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.is_contiguous() and not t.is_neg()):
+        if not (type(t) in PLAIN and t.dtype is dtype and t.is_cpu and t.is_contiguous() and not t.is_neg()):
             return []
         try:
             place = t.data_ptr()

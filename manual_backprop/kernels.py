@@ -19,9 +19,10 @@ devices) is ATen's.
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,6 @@ from torch.compiler import is_dynamo_compiling
 
 from manual_backprop import compiled
 from manual_backprop.activations import Activation, Derivative, identity, sigmoid, tanh
-from manual_backprop.costs import Cost
 
 KERNELS = ("auto", "aten", "onednn", "compiled")
 VARIABLE = "MANUAL_BACKPROP_KERNEL"
@@ -39,10 +39,11 @@ NARROWEST = 64
 TRANSPOSED = 16
 """So many times more where the first factor is a transposed view, as in δᵀ @ input: oneDNN then copies it."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _smallest: float
 _compiled: bool
 _linear: Callable[..., Tensor] = torch.nn.functional.linear  # it takes `out` too, of which its stub knows nothing
-_PLAIN = (Tensor, torch.nn.Parameter)
 _FUSED = {identity: "none", sigmoid: "sigmoid", tanh: "tanh"}  # its ReLU makes a 0 of a NaN
 _SCHEMA = (
     "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
@@ -87,10 +88,8 @@ def linear(
 
     ATen writes into ``out``; the others cannot.
     """
-    if _compiled and out is None and _unrecorded():
-        a = compiled.linear(input, weight, bias, activation)
-        if a is not None:
-            return a
+    if out is None and (a := in_one_call(compiled.linear, input, weight, bias, activation)) is not None:
+        return a
     if (
         _large(input, weight.shape[0])
         and input.shape[-1:] == weight.shape[1:]
@@ -137,33 +136,9 @@ def hadamard(x: Tensor, derivative: Tensor | float | Derivative, out: Tensor | N
     return torch.mul(x, derivative, out=out)
 
 
-def gradients(
-    grad_a: Tensor,
-    input: Tensor | None,
-    weight: Tensor | None,
-    value: Tensor | None,
-    activation: Activation,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...] | None:
-    """All gradients of a layer at once by `compiled.gradients`, or None: one by one, by the equations."""
-    if _compiled and _unrecorded():
-        return compiled.gradients(grad_a, input, weight, value, activation, needs)
-    return None
-
-
-def network_cost(
-    input: Tensor,
-    target: Tensor,
-    activations: Sequence[Activation],
-    cost: Cost,
-    scale: float,
-    parameters: Sequence[Tensor | None],
-    needs: Sequence[bool],
-) -> tuple[Tensor, list[Tensor | None]] | None:
-    """The cost of a network and all its gradients at once by `compiled.network_cost`, or None: layer by layer."""
-    if _compiled and _unrecorded():
-        return compiled.network_cost(input, target, activations, cost, scale, parameters, needs)
-    return None
+def in_one_call(function: Callable[P, T | None], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """What a function of `compiled` gives, where that is chosen and nothing records; None: go by the equations."""
+    return function(*arguments, **options) if _compiled and _unrecorded() else None
 
 
 def _unrecorded() -> bool:
@@ -181,7 +156,7 @@ def _unrecorded() -> bool:
 def _large(a: Tensor, columns: int) -> bool:
     """Whether oneDNN is to have a product of ``a`` with so many columns. Asked at every product: it takes 0.4 µs."""
     # While a graph is traced, its sizes are symbols, and to compare one would bind the graph to the answer.
-    if type(a) not in _PLAIN or is_dynamo_compiling() or torch._C._is_tracing():
+    if type(a) not in compiled.PLAIN or is_dynamo_compiling() or torch._C._is_tracing():
         return False
     if a.numel() * columns < _smallest or not _smallest:
         return not _smallest
@@ -190,7 +165,7 @@ def _large(a: Tensor, columns: int) -> bool:
 
 def _onednn_can(*tensors: Tensor) -> bool:
     return (
-        all(type(x) in _PLAIN and x.is_cpu and x.layout == torch.strided for x in tensors)
+        all(type(x) in compiled.PLAIN and x.is_cpu and x.layout == torch.strided for x in tensors)
         and all(x.dtype == tensors[0].dtype for x in tensors)
         and (tensors[0].dtype == torch.float32 or (tensors[0].dtype == torch.bfloat16 and not _smallest))
         and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)

@@ -80,6 +80,7 @@ def _bars(work: str, ours: str, **least: float) -> list[Bar]:
     return [Bar(work, ours, THEIRS[theirs], ratio) for theirs, ratio in least.items()]
 
 
+BELOW = 1.01  # of memory: less of it, and as much is not enough
 BOTH = ", forward and backward"
 THEIRS = {
     "layer": "Linear + Sigmoid",
@@ -107,12 +108,12 @@ BARS = [
     *_bars("step 784-100-10 / 10", "ours: Network compiled", jax=1.0),
     *_bars("step 1024-1024-1024-1024 / 256", "ours: Network compiled", jax=1.05),
     *_bars("step 2048-2048-2048-2048 / 1024", "ours: Network compiled", peak=0.9),
-    *_bars("memory, forward 1024-1024 / 256", "ours: LinearSigmoid", layer=1.0),
-    *_bars("memory, layer 512-512 / 128", "ours: LinearSigmoid", layer=1.0),
-    *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid", layer=1.0),
-    *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid, ATen", layer=1.0),
-    *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: layers", eager=1.0),
-    *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: NetworkCost, ATen", eager=1.0),
+    *_bars("memory, forward 1024-1024 / 256", "ours: LinearSigmoid", layer=BELOW),
+    *_bars("memory, layer 512-512 / 128", "ours: LinearSigmoid", layer=BELOW),
+    *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid", layer=BELOW),
+    *_bars("memory, layer 1024-1024 / 256", "ours: LinearSigmoid, ATen", layer=BELOW),
+    *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: layers", eager=BELOW),
+    *_bars("memory, step 1024-1024-1024-1024 / 256", "ours: NetworkCost, ATen", eager=BELOW),
     *_bars("epoch 784-30-10 / 10", "network", book=9.0),
     *_bars("epoch 784-30-10 / 10", "network, compiled", book=9.0),
     *(Bar("epoch 784-30-10 / 10", name, name + NOT_LOOKED_INTO, 0.95) for name in RUNS),
