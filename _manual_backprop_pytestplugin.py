@@ -31,7 +31,7 @@ def validate_backward(request: pytest.FixtureRequest) -> Callable[..., Any]:
         def test_backward(validate_backward):
             validate_backward(MyFunction, (x, weight), batch_dim=0)
     """
-    from manual_backprop.validation.pytest_plugin import checker
+    from manual_backprop.watching.pytest_plugin import checker
 
     return checker(request)
 

@@ -9,14 +9,14 @@ from manual_backprop import kernels as kernels
 from manual_backprop import nn as nn
 from manual_backprop.activations import Activation as Activation
 from manual_backprop.activations import per_neuron as per_neuron
-from manual_backprop.convert import convert as convert
-from manual_backprop.convert import revert as revert
+from manual_backprop.conversion.swap import convert as convert
+from manual_backprop.conversion.swap import revert as revert
 from manual_backprop.costs import Cost as Cost
 from manual_backprop.network import Gradients as Gradients
 from manual_backprop.network import Network as Network
 
 if TYPE_CHECKING:
-    from manual_backprop.training.monitor import Monitor as Monitor
+    from manual_backprop.monitor.monitor import Monitor as Monitor
     from manual_backprop.validation import Finding as Finding
     from manual_backprop.validation import Report as Report
     from manual_backprop.validation import validate as validate
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 # Imported when they are first used: the layers do not need them.
 _LATER = {
     **dict.fromkeys(("Finding", "Report", "validate"), "manual_backprop.validation"),
-    "Monitor": "manual_backprop.training.monitor",
+    "Monitor": "manual_backprop.monitor.monitor",
 }
 
 

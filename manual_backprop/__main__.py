@@ -2,7 +2,7 @@
 
 import sys
 
-from manual_backprop.cli import main
+from manual_backprop.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from manual_backprop import compiled, kernels
+from manual_backprop import kernels
 from manual_backprop.activations import Activation, identity
 from manual_backprop.costs import Cost, reduce
 from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
-from manual_backprop.kernels import in_one_call
+from manual_backprop.kernels import cpp, in_one_call
 
 
 class LinearActivationFunction(Function):
@@ -54,7 +54,7 @@ class LinearActivationFunction(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, a = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if gradients := in_one_call(compiled.gradients, grad_output, input, weight, a, ctx.activation, needs):
+        if gradients := in_one_call(cpp.gradients, grad_output, input, weight, a, ctx.activation, needs):
             return *gradients, None  # what follows, in C++
         delta = output_error(grad_output, ctx.activation.prime(a))  # BP1, and the second half of BP2
         return *_gradients(delta, input, weight, needs), None
@@ -216,7 +216,7 @@ class NetworkCostFunction(Function):
         samples = input.shape[:-1].numel() if reduction == "mean" else 1
         ctx.scale = 1 / max(1, samples)
         needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]
-        at_once = in_one_call(compiled.network_cost, input, target, activations, cost, ctx.scale, parameters, needs)
+        at_once = in_one_call(cpp.network_cost, input, target, activations, cost, ctx.scale, parameters, needs)
         ctx.at_once = at_once is not None
         if at_once:
             value, gradients = at_once

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from manual_backprop import captured, compiled_epoch, kernels
+from manual_backprop import kernels
 from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
+from manual_backprop.kernels import cuda_graph, epoch
 
 GATHERED = 2**18
 """Numbers that are gathered for the mini-batches to come, which stay in the cache of a core: 1 MiB of float32."""
@@ -257,10 +258,10 @@ class Network:
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        if self.compile and compiled_epoch.can_run(self, x, y, batch_size, order):
-            compiled_epoch.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
+        if self.compile and epoch.can_run(self, x, y, batch_size, order):
+            epoch.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
             return
-        descend = partial(captured.step_of(self), self) if self.compile and x.is_cuda else self._descend
+        descend = partial(cuda_graph.step_of(self), self) if self.compile and x.is_cuda else self._descend
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
             descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from manual_backprop.activations import relu, sigmoid, tanh
-from manual_backprop.notes import pictures
-from manual_backprop.notes.activations import saturation, tanh_identity
-from manual_backprop.notes.run import Run, RunOptions, main
+from manual_backprop.chapter import pictures
+from manual_backprop.chapter.activations import saturation, tanh_identity
+from manual_backprop.chapter.run import Run, RunOptions, main
 
 
 @dataclass(frozen=True)

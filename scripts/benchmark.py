@@ -15,11 +15,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from manual_backprop import commandline, kernels
-from manual_backprop.benchmark import bars, pictures, studies, timing
-from manual_backprop.benchmark.contestants import CONTESTANTS
-from manual_backprop.benchmark.studies import Figure
-from manual_backprop.benchmark.timing import Timing, Work
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that `benchmark` is the folder, not this file
+
+from benchmark import bars, pictures, studies, timing
+from benchmark.contestants import CONTESTANTS
+from benchmark.studies import Figure
+from benchmark.timing import Timing, Work
+from manual_backprop import kernels
+from manual_backprop.programs import options as command_line
 
 
 @dataclass
@@ -39,9 +42,9 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = commandline.parse(Options, Options(), arguments)
+    options = command_line.parse(Options, Options(), arguments)
     if options.seconds <= 0:
-        raise commandline.InputError(f"--seconds: expected more than 0, found {options.seconds}")
+        raise command_line.InputError(f"--seconds: expected more than 0, found {options.seconds}")
     kernels.use(options.kernel)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports each of its starts
     console = Console()
@@ -121,5 +124,5 @@ def report(folder: Path) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except commandline.InputError as error:
+    except command_line.InputError as error:
         sys.exit(f"benchmark.py: {error}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import manual_backprop as mb
-from manual_backprop.training.monitor import EVERY
+from manual_backprop.monitor.monitor import EVERY
 
 # Sizes and samples a step.
 NETWORKS = {"chapter1": ([784, 30, 10], 10), "chapter3": ([784, 100, 10], 10), "best": ([784, 800, 10], 100)}

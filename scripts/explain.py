@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from manual_backprop.notes import pictures
-from manual_backprop.notes.component import follow
-from manual_backprop.notes.explain import Steps, check, make
-from manual_backprop.notes.run import Run, RunOptions, main, off_by
+from manual_backprop.chapter import pictures
+from manual_backprop.chapter.component import follow
+from manual_backprop.chapter.explain import Steps, check, make
+from manual_backprop.chapter.run import Run, RunOptions, main, off_by
 
 
 @dataclass(frozen=True)

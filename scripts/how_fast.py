@@ -4,9 +4,9 @@ import math
 import sys
 from dataclasses import dataclass
 
-from manual_backprop.notes import pictures
-from manual_backprop.notes.how_fast import compare, growth
-from manual_backprop.notes.run import Run, RunOptions, main
+from manual_backprop.chapter import pictures
+from manual_backprop.chapter.how_fast import compare, growth
+from manual_backprop.chapter.run import Run, RunOptions, main
 
 
 @dataclass(frozen=True)

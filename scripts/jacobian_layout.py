@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from manual_backprop.notes import pictures
-from manual_backprop.notes.jacobian_layout import layouts
-from manual_backprop.notes.run import Run, RunOptions, main, off_by
+from manual_backprop.chapter import pictures
+from manual_backprop.chapter.jacobian_layout import layouts
+from manual_backprop.chapter.run import Run, RunOptions, main, off_by
 
 
 @dataclass(frozen=True)

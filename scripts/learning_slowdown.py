@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from manual_backprop.notes import pictures
-from manual_backprop.notes.learning_slowdown import COSTS, mnist, neuron
-from manual_backprop.notes.run import Run, RunOptions, main
+from manual_backprop.chapter import pictures
+from manual_backprop.chapter.learning_slowdown import COSTS, mnist, neuron
+from manual_backprop.chapter.run import Run, RunOptions, main
 from manual_backprop.training import data
 from manual_backprop.training.config import Config
 

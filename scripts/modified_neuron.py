@@ -4,9 +4,9 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
-from manual_backprop.notes import pictures
-from manual_backprop.notes.modified_neuron import EXERCISES, equations, softplus, validated
-from manual_backprop.notes.run import Run, RunOptions, main, off_by
+from manual_backprop.chapter import pictures
+from manual_backprop.chapter.modified_neuron import EXERCISES, equations, softplus, validated
+from manual_backprop.chapter.run import Run, RunOptions, main, off_by
 from manual_backprop.validation import PROBES
 
 

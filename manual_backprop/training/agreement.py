@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from manual_backprop.monitor.measures import relative_error
 from manual_backprop.training.learners import Learner, autograd_gradients
-from manual_backprop.training.measures import relative_error
 
 
 class TrainingStopped(Exception):

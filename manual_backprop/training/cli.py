@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from manual_backprop import commandline
+from manual_backprop.programs import options as command_line
 from manual_backprop.training import agreement, checkpoint, data, parallel
 from manual_backprop.training.agreement import TrainingStopped
 from manual_backprop.training.checkpoint import Checkpoint
@@ -47,12 +47,12 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Checkpoint | None]:
     Raises:
         InputError: an option, a value or a combination that cannot be used.
     """
-    first: _First = commandline.parse(_First, _First(), arguments, partly=True)
+    first: _First = command_line.parse(_First, _First(), arguments, partly=True)
     if first.recipe not in RECIPES:
         raise InputError(f"--recipe: expected one of {', '.join(RECIPES)}, found {first.recipe}")
     saved = checkpoint.load(first.resume) if first.resume not in (None, AUTO) else None
     default = dataclasses.replace(saved.config, name="") if saved else RECIPES[first.recipe].config
-    config: Config = commandline.parse(Config, default, arguments, EXIT_STATUS)
+    config: Config = command_line.parse(Config, default, arguments, EXIT_STATUS)
     check(config)
     if saved:
         checkpoint.require_same_architecture(saved, config)
@@ -132,9 +132,9 @@ def run_folder(config: Config, make: bool) -> Path:
     auto = config.resume == AUTO
     if config.resume and not config.name:
         return config.resume if config.resume.is_dir() else config.resume.parent
-    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{commandline.now()}")
+    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{command_line.now()}")
     if make and not (auto and folder.is_dir()):
-        commandline.make_folder(folder)
+        command_line.make_folder(folder)
     return folder
 
 

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from manual_backprop import commandline
-from manual_backprop.commandline import InputError as InputError
+from manual_backprop.programs import options as command_line
+from manual_backprop.programs.options import InputError as InputError
 
 AUTO = Path("auto")
 """The value of ``--resume`` that looks for a checkpoint; a folder of that name is ./auto."""
@@ -149,7 +149,7 @@ RECIPES = {
     ),
 }
 
-RULES: list[commandline.Rule] = [
+RULES: list[command_line.Rule] = [
     ("sizes", "sizes that start with 784 and end with 10, each at least 1", lambda c: _sizes_fit(c.sizes)),
     ("epochs", "at least 1", lambda c: c.epochs >= 1),
     ("batch_size", "at least 1", lambda c: c.batch_size >= 1),
@@ -164,7 +164,7 @@ RULES: list[commandline.Rule] = [
     ("target_accuracy", "from 0 to 100 percent", lambda c: 0 <= c.target_accuracy <= 100),
     ("output", "sigmoid, where the cost is cross_entropy", lambda c: c.cost == "quadratic" or c.output == "sigmoid"),
     ("compile", "network as --backprop", lambda c: not c.compile or c.backprop == "network"),
-    ("name", "the name of one folder", lambda c: commandline.is_folder_name(c.name)),
+    ("name", "the name of one folder", lambda c: command_line.is_folder_name(c.name)),
     ("resume", "--name too where it is auto, for the folder to look in", lambda c: c.resume != AUTO or c.name),
     ("device", "auto, cpu, cuda or cuda:N", lambda c: c.device in ("auto", "cpu") or _is_cuda(c.device)),
     ("device", "a CUDA device that torch sees", lambda c: not _is_cuda(c.device) or _cuda_exists(c.device)),
@@ -177,7 +177,7 @@ def check(config: Config) -> None:
     Raises:
         InputError: the first option that cannot be used, what was found and what is expected.
     """
-    commandline.check(config, RULES)
+    command_line.check(config, RULES)
 
 
 def as_plain(config: Config) -> dict:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop import kernels
+from manual_backprop.monitor.monitor import LAYOUT, Monitor
 from manual_backprop.network import Network
 from manual_backprop.training import pictures
 from manual_backprop.training.agreement import Disagreement
@@ -23,7 +24,6 @@ from manual_backprop.training.config import Config, as_plain
 from manual_backprop.training.data import DIGITS, Images
 from manual_backprop.training.evaluation import Score
 from manual_backprop.training.learners import LEARNERS, Learner, ModuleLearner
-from manual_backprop.training.monitor import LAYOUT, Monitor
 from manual_backprop.training.parallel import Workers
 
 PROJECTED = 1000

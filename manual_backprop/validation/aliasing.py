@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from manual_backprop.validation.audit import functions_of, snapshot
-from manual_backprop.validation.probe import Skipped
-from manual_backprop.validation.report import Finding, fail
+from manual_backprop.validation.report.report import Finding, fail
+from manual_backprop.validation.rules.rule import Skipped
 from manual_backprop.validation.subject import Broken, Subject
 
 

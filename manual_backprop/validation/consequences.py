@@ -8,7 +8,7 @@ numbers is then a symptom, so it is replaced by the root's. Nothing is dropped: 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from manual_backprop.validation.report import Finding
+from manual_backprop.validation.report.report import Finding
 
 # Roots, first come first served, and the codes (or prefixes) of what follows from them.
 CONSEQUENCES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (

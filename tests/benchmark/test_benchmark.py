@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from manual_backprop.benchmark import bars, contestants, pictures, studies, timing
-from manual_backprop.benchmark.studies import ALLOWED, Figure
-from manual_backprop.benchmark.timing import Timing, Work
+from benchmark import bars, contestants, pictures, studies, timing
+from benchmark.studies import ALLOWED, Figure
+from benchmark.timing import Timing, Work
 from manual_backprop.training.config import Config
 
 WORK = Work("step", (5, 4, 3), 6)

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import manual_backprop as mb
+from tests.conversion.models_to_convert import CONVERTIBLE
 from tests.dropin.models import assert_same, run
-from tests.models_to_convert import CONVERTIBLE
 
 pytestmark = pytest.mark.row("convert")
 FLOAT64 = torch.float64

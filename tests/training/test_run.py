@@ -8,8 +8,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from manual_backprop.monitor.monitor import LAYOUT
 from manual_backprop.training.cli import main
-from manual_backprop.training.monitor import LAYOUT
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -5,7 +5,7 @@ import torch
 
 from manual_backprop.validation import PROBES, Report, validate
 from manual_backprop.validation.consequences import CONSEQUENCES, with_roots
-from manual_backprop.validation.report import Finding
+from manual_backprop.validation.report.report import Finding
 
 CASES = {
     "the second derivative of no derivative": (("MB101", "MB801"), "MB801", "MB101"),

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop import Finding, Report, validate
-from manual_backprop.validation.excerpt import SIDE, excerpt, image
+from manual_backprop.validation.report.heat_map import SIDE, excerpt, image
 from manual_backprop.validation.tolerances import Mismatch
 from tests.validation.cases import matrix, sigmoid
 

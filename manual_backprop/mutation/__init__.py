@@ -1,0 +1,1 @@
+"""Breaks somebody's backward on purpose, to see whether his tests notice."""

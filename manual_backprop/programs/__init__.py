@@ -1,0 +1,1 @@
+"""What our own programs share: options, run folder, environment."""

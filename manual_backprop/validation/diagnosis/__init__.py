@@ -1,0 +1,1 @@
+"""From two gradients that differ to the most likely mistake."""

@@ -1,0 +1,119 @@
+"""From "the derivative is wrong somewhere" to which input, which output, which element, and why."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from manual_backprop.validation.diagnosis.patterns import wrong_gradient
+from manual_backprop.validation.differences import inner, norm
+from manual_backprop.validation.oracle import Elements, Oracle
+from manual_backprop.validation.report.heat_map import chosen
+from manual_backprop.validation.report.report import Finding, fail
+from manual_backprop.validation.rules.rule import Inconclusive
+from manual_backprop.validation.subject import Gradients
+from manual_backprop.validation.tolerances import Mismatch
+
+
+def wrong_derivatives(oracle: Oracle, setting: str = "") -> Iterator[Finding]:
+    """A failure for each input whose gradient is not the derivative.
+
+    Args:
+        setting: where this was measured, ``"with one sample"``; empty for the plain sample.
+
+    Raises:
+        Inconclusive: the differences cannot tell.
+    """
+    if not oracle.measurable:
+        raise Inconclusive(f"outputs are not finite, or {oracle.dtype} has too few digits for differences")
+    if not oracle.asked:
+        return
+    verdict = oracle.verdict()
+    if verdict == "right":
+        return
+    if verdict == "unknown":
+        raise Inconclusive("the differences do not converge: a jump, or noise above the difference looked for")
+    slots = oracle.asked if verdict == "kink" else oracle.wrong_slots() or oracle.asked
+    measured = [oracle.elements(slot) for slot in slots]
+    kinks = sum(elements.verdicts.count("kink") for elements in measured)
+    expected: Gradients = list(oracle.gradients)
+    for elements in measured:
+        expected[elements.slot] = _expected(oracle, elements)
+    findings = [_located(oracle, elements, setting, expected) for elements in measured if elements.wrong]
+    yield from findings
+    if not findings and verdict == "wrong":
+        yield _unlocated(oracle, setting)
+    elif not findings:
+        raise Inconclusive(f"a kink at {kinks or 'some'} elements of the sample, where any subgradient may be right")
+
+
+def _expected(oracle: Oracle, elements: Elements) -> torch.Tensor | None:
+    """The gradient as differences have it, where every element was measured."""
+    value = oracle.values[elements.slot]
+    if len(elements.where) != value.numel():
+        return None
+    numbers = torch.tensor(elements.expected, dtype=torch.complex128).reshape(value.shape)
+    return numbers if value.is_complex() else numbers.real
+
+
+def _located(oracle: Oracle, elements: Elements, setting: str, others: Gradients) -> Finding:
+    value, slot = oracle.values[elements.slot], elements.slot
+    complete = len(elements.where) == value.numel()
+    shape = value.shape if complete else torch.Size([len(elements.where)])
+    expected, actual = (
+        torch.tensor(elements.expected, dtype=torch.complex128),
+        torch.tensor(elements.actual, dtype=torch.complex128),
+    )
+    if not value.is_complex():
+        expected, actual = expected.real, actual.real
+    wrong = torch.tensor([verdict == "wrong" for verdict in elements.verdicts]).reshape(shape)
+    expected, actual = expected.reshape(shape), actual.reshape(shape)
+    error = torch.where(wrong, (expected - actual).abs().nan_to_num(torch.inf), -1.0)
+    index = tuple(int(i) for i in torch.unravel_index(error.argmax(), shape))
+    found = Mismatch(expected, actual, wrong, index)
+    place = int(error.argmax())
+    at = tuple(int(i) for i in torch.unravel_index(torch.tensor(elements.where[place]), value.shape))
+    message = "the gradient of {name} is not the derivative" + (f" {setting}" if setting else "")
+    output = wrong_output(oracle)
+    if output is not None:
+        message += f"; the share of output {output} is wrong"
+    finding = wrong_gradient(oracle.subject, slot, found, message, setting, others, complete)
+    if complete:
+        return finding
+    return _placed(replace(finding, excerpt=chosen(found, elements.where, value.shape)), at)
+
+
+def _placed(finding: Finding, index: tuple[int, ...]) -> Finding:
+    place = (
+        f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
+    )
+    return replace(finding, index=index, details=(place, *finding.details[1:]))
+
+
+def wrong_output(oracle: Oracle) -> int | None:
+    """The one output whose share of the gradient is wrong, where there are several and it is one alone."""
+    targets = [i for i, cotangent in enumerate(oracle.cotangents) if cotangent is not None]
+    if len(targets) < 2:
+        return None
+    wrong = [target for target in targets if not share_is_right(oracle, target)]
+    return wrong[0] if len(wrong) == 1 else None
+
+
+def share_is_right(oracle: Oracle, target: int) -> bool:
+    alone = [c if i == target else None for i, c in enumerate(oracle.cotangents)]
+    explicit = [c if i == target or c is None else torch.zeros_like(c) for i, c in enumerate(oracle.cotangents)]
+    gradients = oracle.subject.differentiate(oracle.subject.run(oracle.values, others=oracle.others), explicit)
+    v = oracle.direction(oracle.asked, ("share", target))
+    analytic = sum(inner(g, d) for g, d in zip(gradients, v, strict=True))
+    size = sum(norm(g, d) ** 2 for g, d in zip(gradients, v, strict=True)) ** 0.5
+    return oracle.slope(v, alone).judge(analytic, size, oracle.dtype) != "wrong"
+
+
+def _unlocated(oracle: Oracle, setting: str) -> Finding:
+    names = ", ".join(f"`{oracle.subject.slots[i].name}`" for i in oracle.wrong_slots() or oracle.asked)
+    return fail(
+        f"the gradient of {names} is not the derivative along a random direction{' ' + setting if setting else ''}",
+        cause="many elements are off by a little, or a few that were not among those looked at one by one",
+        fix="compare the formula of backward with that of forward; give a smaller sample to see the elements",
+        input=oracle.subject.slots[(oracle.wrong_slots() or oracle.asked)[0]].name,
+    )

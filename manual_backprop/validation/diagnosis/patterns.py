@@ -1,0 +1,322 @@
+"""From an expected and an actual gradient to the likely cause, by a table of patterns; never from the source.
+
+A pattern is a name, a test that gives words where it fits, and the cure. The first that fits speaks; where none does,
+the five worst elements are shown and it is said that none does.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop.validation.diagnosis.linear_layer import linear_candidates, output_factors
+from manual_backprop.validation.report.heat_map import excerpt
+from manual_backprop.validation.report.report import Finding, fail
+from manual_backprop.validation.subject import Gradients, Subject
+from manual_backprop.validation.tolerances import Mismatch, largest, wide
+
+
+@dataclass
+class Evidence:
+    """A mismatch with what surrounds it. `complete` is False where only some elements were measured."""
+
+    subject: Subject
+    slot: int
+    expected: Tensor
+    actual: Tensor
+    wrong: Tensor
+    others: Gradients  # the gradients expected of all slots, where known
+    complete: bool = True
+    rtol: float = 1e-3
+
+    def alike(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two tensors agree to `rtol`, which is coarse: the pattern counts, not the last digit."""
+        if a.shape != b.shape or not a.numel():
+            return False
+        allowed = self.rtol * max(largest(a), largest(b))
+        return bool(((a - b).abs() <= allowed).all())
+
+    @property
+    def name(self) -> str:
+        return self.subject.slots[self.slot].name
+
+
+def sizes(subject: Subject) -> dict[str, int]:
+    """Sizes at hand by name, the likely N first."""
+    found: dict[str, int] = {}
+    for slot, value in zip(subject.slots, subject.values, strict=True):
+        for axis, size in enumerate(value.shape):
+            found[f"the size {size} of `{slot.name}` along axis {axis}"] = size
+        found[f"the {value.numel()} elements of `{slot.name}`"] = value.numel()
+    for number, output in enumerate(subject.plain.outputs):
+        found[f"the {output.numel()} elements of output {number}"] = output.numel()
+    return {name: size for name, size in found.items() if size > 1}
+
+
+def _sums_and_means(subject: Subject) -> Iterator[tuple[float, str, str]]:
+    for text, size in sizes(subject).items():
+        # 2 and ½ are commoner as a constant of their own than as a size.
+        if size > 2:
+            yield size, f"{size}", f"a sum over {text} stands where a mean does: the factor 1/{size} is missing"
+            yield 1 / size, f"1/{size}", f"divided by {text}, once too often"
+
+
+def _twos(_: Subject) -> Iterator[tuple[float, str, str]]:
+    yield 2.0, "2", "a factor 2 too many"
+    yield 0.5, "1/2", "a factor 2 is missing, as of a derivative of x²"
+
+
+def _powers(subject: Subject) -> Iterator[tuple[float, str, str]]:
+    for text, size in sizes(subject).items():
+        yield size**0.5, f"√{size}", f"a factor 1/√n, n = {text}, is missing"
+        yield size**-0.5, f"1/√{size}", f"a factor 1/√n, n = {text}, is there twice"
+        yield size**2, f"{size}²", f"two factors of {text} too many"
+
+
+def ratio_name(ratio: float, subject: Subject) -> tuple[str, str]:
+    """What a constant ratio actual/expected most likely is, and the cure."""
+    if abs(ratio + 1) < 1e-3:
+        return "the sign is turned (ratio −1)", "drop one minus sign"
+    for named in (_sums_and_means, _twos, _powers):
+        for value, label, words in named(subject):
+            if abs(abs(ratio) / value - 1) < 1e-3:
+                sign = "−" if ratio < 0 else ""
+                return f"{words} (ratio {sign}{label})", "count that factor exactly once"
+    return (
+        f"all elements are off by the same factor {ratio:.6g}",
+        "look for a constant that forward has and not backward",
+    )
+
+
+def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
+    large = (e.expected.abs() > 1e-3 * largest(e.expected)) & (e.expected != 0)
+    if int(large.sum()) < 2 and e.expected.numel() > 1:
+        return
+    ratios = e.actual[large] / e.expected[large]
+    if ratios.is_complex():
+        if bool((ratios.imag.abs() > 1e-3 * ratios.abs()).any()):
+            return
+        ratios = ratios.real
+    if not ratios.numel() or not bool(ratios.isfinite().all()):
+        return
+    middle = float(ratios.median())
+    if abs(middle - 1) < 1e-3:
+        return  # that is precision lost, not a factor
+    if (
+        middle
+        and bool(((ratios - middle).abs() <= 1e-3 * abs(middle)).all())
+        and e.alike(e.actual, middle * e.expected)
+    ):
+        yield ratio_name(middle, e.subject)
+
+
+def _imprecise(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.alike(e.actual, e.expected):
+        yield (
+            "digits are lost: a cast to a coarser dtype inside, or a constant of few digits",
+            "compute in the inputs' dtype",
+        )
+
+
+def _zero(e: Evidence) -> Iterator[tuple[str, str]]:
+    if not bool(e.actual.any()):
+        yield "the gradient is zero throughout: its path is cut, or None is returned", "compute and return it"
+    elif e.wrong.any() and not bool(e.actual[e.wrong].any()):
+        yield "it is zero exactly where it is wrong: a mask or an index drops these elements", "compute them too"
+
+
+def _not_finite(e: Evidence) -> Iterator[tuple[str, str]]:
+    bad = ~e.actual.isfinite()
+    if bool(bad.any()):
+        kind = "NaN" if bool(e.actual.isnan().any()) else "infinite"
+        yield (
+            f"{int(bad.sum())} elements are {kind}: 0/0, 0·∞ or an overflow inside backward",
+            "write the derivative in its stable form (from the output rather than from exponentials)",
+        )
+
+
+def _conjugate(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.expected.is_complex() and e.alike(e.actual, e.expected.conj()):
+        yield "it is the complex conjugate of the gradient", "torch wants ∂L/∂conj(z): conjugate the factors, not g"
+
+
+def _transposed(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.expected.ndim >= 2 and e.complete and e.alike(e.actual, e.expected.mT):
+        yield "it is the transpose of the gradient", "swap the two factors of the matrix product, or transpose it"
+
+
+def _other_slot(e: Evidence) -> Iterator[tuple[str, str]]:
+    for other, gradient in enumerate(e.others):
+        if other != e.slot and gradient is not None and e.alike(e.actual, wide(gradient)):
+            other_name = e.subject.slots[other].name
+            yield (
+                f"it is the gradient of `{other_name}`, in the wrong slot",
+                "return in the order of forward's arguments",
+            )
+
+
+def _flipped_or_shifted(e: Evidence) -> Iterator[tuple[str, str]]:
+    if not e.complete:
+        return
+    for axis in range(e.expected.ndim):
+        if e.expected.shape[axis] < 2:
+            continue
+        if e.alike(e.actual, e.expected.flip(axis)):
+            yield f"it is reversed along axis {axis}", "reverse it, or drop a reversal"
+        for by in (1, -1):
+            rolled, inside = e.expected.roll(by, axis), slice(1, None) if by > 0 else slice(None, -1)
+            index = (slice(None),) * axis + (inside,)
+            if e.expected.shape[axis] > 2 and e.alike(e.actual[index], rolled[index]):
+                yield f"it is shifted by {by:+d} along axis {axis}", "an index is off by one"
+
+
+def _factor(e: Evidence) -> Iterator[tuple[str, str]]:
+    if not e.complete:
+        return
+    for words, factor in output_factors(e.subject, e.expected.shape):
+        if e.alike(e.expected * factor, e.expected):
+            continue  # a factor of ones
+        if e.alike(e.actual, e.expected * factor):
+            yield f"the factor {words} is there once too often", "multiply by it once"
+        if e.alike(e.actual * factor, e.expected):
+            yield f"the factor {words} is missing", "multiply by it (BP1: δ = grad_output ⊙ σ′(z))"
+
+
+def _linear(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.complete:
+        for candidate, cause, fix in linear_candidates(e.subject, e.slot):
+            if e.alike(e.actual, candidate):
+                yield cause, fix
+
+
+def _signs(e: Evidence) -> Iterator[tuple[str, str]]:
+    turned = e.actual.sign() != e.expected.sign()
+    if e.alike(e.actual.abs(), e.expected.abs()) and bool(turned[e.wrong].all()):
+        count = int(e.wrong.sum())
+        yield (
+            f"the size is right and the sign is wrong in {count} elements: an absolute value or a sign",
+            "keep the sign",
+        )
+
+
+def _offset(e: Evidence) -> Iterator[tuple[str, str]]:
+    difference = e.actual - e.expected
+    if e.expected.numel() > 1 and e.alike(difference, difference.flatten()[0].expand_as(difference)):
+        yield f"the same number {difference.flatten()[0].item():.6g} is added everywhere", "drop the added constant"
+
+
+def _threshold(e: Evidence) -> Iterator[tuple[str, str]]:
+    right = ~e.wrong
+    if not e.complete or not bool(right.any()):
+        return
+    for slot, value in zip(e.subject.slots, e.subject.values, strict=True):
+        if value.shape != e.wrong.shape or value.is_complex():
+            continue
+        x = wide(value).cpu()
+        if float(x.abs()[e.wrong].min()) > float(x.abs()[right].max()):
+            yield (
+                f"wrong only where |{slot.name}| > {float(x.abs()[right].max()):.4g}",
+                "mind the branch for large values",
+            )
+        elif bool((x[e.wrong] < 0).all()) and bool((x[right] >= 0).all()):
+            yield f"wrong only where `{slot.name}` is negative", "mind the sign"
+        elif bool((x[e.wrong] > 0).all()) and bool((x[right] <= 0).all()):
+            yield f"wrong only where `{slot.name}` is positive", "mind the sign"
+
+
+def _some_rows(e: Evidence) -> Iterator[tuple[str, str]]:
+    if not e.complete:
+        return
+    for axis in range(e.wrong.ndim):
+        rest = [a for a in range(e.wrong.ndim) if a != axis]
+        lines = e.wrong.any(dim=rest) if rest else e.wrong
+        places = lines.nonzero().flatten().tolist()
+        if len(places) <= len(lines) // 2:
+            shown = ", ".join(map(str, places[:5]))
+            yield f"wrong only at {shown} along axis {axis} (of {len(lines)})", "mind the borders of that axis"
+
+
+PATTERNS: tuple[tuple[str, Callable[[Evidence], Iterator[tuple[str, str]]]], ...] = (
+    ("not finite", _not_finite),
+    ("zero", _zero),
+    ("imprecise", _imprecise),
+    ("linear layer", _linear),
+    ("wrong slot", _other_slot),
+    ("constant ratio", _constant_ratio),
+    ("conjugate", _conjugate),
+    ("transposed", _transposed),
+    ("shifted", _flipped_or_shifted),
+    ("factor", _factor),
+    ("signs", _signs),
+    ("offset", _offset),
+    ("threshold", _threshold),
+    ("some rows", _some_rows),
+)
+
+
+def diagnose(evidence: Evidence) -> tuple[str, str]:
+    """Cause and fix, of the first pattern that fits."""
+    for _, test in PATTERNS:
+        for cause, fix in test(evidence):
+            return cause, fix
+    return f"no pattern fits; the worst elements: {_worst(evidence)}", "compare these elements with the formula by hand"
+
+
+def _worst(e: Evidence) -> str:
+    error = (e.actual - e.expected).abs().nan_to_num(torch.inf).flatten()
+    shown = []
+    for place in error.argsort(descending=True)[:5].tolist():
+        index = [int(i) for i in torch.unravel_index(torch.tensor(place), e.expected.shape)]
+        shown.append(f"{index} {_short(e.expected.flatten()[place])} → {_short(e.actual.flatten()[place])}")
+    return "; ".join(shown)
+
+
+def _short(number: Tensor) -> str:
+    return f"{number.item():.4g}"
+
+
+def wrong_gradient(
+    subject: Subject,
+    slot: int,
+    found: Mismatch,
+    message: str,
+    setting: str = "",
+    others: Gradients | None = None,
+    complete: bool = True,
+    **fields: Any,
+) -> Finding:
+    """A failure with its place, pattern, cause and cure. `setting` names the only setting in which it is wrong."""
+    evidence = Evidence(subject, slot, found.expected, found.actual, found.wrong, others or [], complete)
+    cause, fix = diagnose(evidence)
+    expected, actual = found.numbers
+    count, total = int(found.wrong.sum()), found.wrong.numel()
+    share = f"all {total} elements differ" if count == total else f"{count} of {total} elements differ"
+    place = f"at {list(found.index)}: expected {expected:.6g}, got {actual:.6g}; {share}"
+    defaults: dict[str, Any] = {
+        "cause": f"{setting}: {cause}" if setting else cause,
+        "fix": fix,
+        "input": subject.slots[slot].name,
+        "index": found.index,
+        "expected": expected,
+        "actual": actual,
+        "details": (place,),
+        "excerpt": excerpt(found),
+    }
+    return fail(message.format(name=f"`{subject.slots[slot].name}`"), **(defaults | fields))
+
+
+def differing(
+    subject: Subject,
+    actual: Gradients,
+    expected: Gradients,
+    message: str,
+    setting: str = "",
+    noise: list[Any] | None = None,
+    scale: float = 1.0,
+    **fields: Any,
+) -> Iterator[Finding]:
+    """A failure for each slot whose two gradients, which should be one, differ."""
+    for slot, found in subject.compare(actual, expected, noise, scale):
+        yield wrong_gradient(subject, slot, found, message, setting, expected, **fields)

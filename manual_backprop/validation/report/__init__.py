@@ -1,0 +1,1 @@
+"""What a validation found, and the forms it is written in."""

@@ -1,0 +1,1 @@
+"""Where samples come from a running program: the pytest plugin."""

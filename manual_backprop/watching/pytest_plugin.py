@@ -1,0 +1,56 @@
+"""What the fixture `validate_backward` does once it is used: validate, write the report, fail the test with it.
+
+The plugin that pytest loads is the module ``_manual_backprop_pytestplugin``, which says why it lies elsewhere.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manual_backprop.validation.report.report import Report
+from manual_backprop.validation.validate import validate
+
+
+def checker(request: pytest.FixtureRequest) -> Callable[..., Report]:
+    """`validate` for one test: same arguments, same return value, but a failing report fails the test."""
+    numbers = itertools.count(1)
+
+    @functools.wraps(validate)
+    def validate_backward(*args: Any, **options: Any) -> Report:
+        __tracebackhide__ = True
+        report = validate(*args, **options)
+        folder = request.config.getoption("--backward-report")
+        if folder is not None:
+            base = request.config.invocation_params.dir / folder
+            path = written(report, base, request.node.nodeid, next(numbers))
+            request.node.user_properties.append(("backward_report", str(path)))
+        if not report:
+            pytest.fail(str(report), pytrace=False)
+        return report
+
+    return validate_backward
+
+
+def written(report: Report, folder: Path, test: str, number: int) -> Path:
+    """Writes a test's report as JSON and as JUnit; the names of the files are those of the test.
+
+    Args:
+        report: what `validate` returned.
+        folder: where to; made if it is not there.
+        test: pytest's id of the test, which is unique, also among the workers of xdist.
+        number: the how-manieth report of this test it is, from 1.
+
+    Returns:
+        The path of the JSON file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.=-]+", "-", test.replace("::", ".")).strip("-")[-180:]
+    path = folder / (name + (f".{number}" if number > 1 else "") + ".json")
+    report.to_json(path)
+    report.to_junit(path.with_suffix(".xml"))
+    return path

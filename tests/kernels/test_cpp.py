@@ -1,0 +1,168 @@
+"""Many steps in one call of C++: the same as step by step."""
+
+import shutil
+
+import pytest
+import torch
+
+from manual_backprop import Network
+from manual_backprop.kernels import cpp, epoch
+from tests.cases import FLOAT64, params, softplus
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++")) or not shutil.which("ninja"), reason="no C++ compiler or no ninja"
+)
+ACTIVATIONS = params({name: name for name in ("sigmoid", "tanh", "relu", "identity")})
+OPTIONS = params(
+    {
+        "plain": {},
+        "l2": {"weight_decay": 0.01},
+        "momentum": {"momentum": 0.9},
+        "momentum-l2": {"momentum": 0.5, "weight_decay": 0.01},
+    }
+)
+
+
+def twins(sizes, activation="sigmoid", cost="quadratic", output="sigmoid", dtype=FLOAT64):
+    """The same network twice, one of them compiled; 25 samples."""
+    eager, fast = (Network(sizes, activation, cost, output, dtype=dtype, compile=c) for c in (False, True))
+    fast.weights, fast.biases = [w.clone() for w in eager.weights], [b.clone() for b in eager.biases]
+    return eager, fast, torch.randn(25, sizes[0], dtype=dtype), torch.rand(25, sizes[-1], dtype=dtype)
+
+
+def state(net):
+    return net.weights + net.biases + net.velocities
+
+
+@needs_compiler
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("sizes", [[3, 2], [70, 13, 5], [33, 18, 17, 4]], ids=str)
+def test_agrees_with_the_steps_one_by_one(activation, cost, options, sizes):
+    """25 samples by 10: the last mini-batch is smaller; two epochs, so that a velocity counts."""
+    eager, fast, x, y = twins(sizes, activation, cost)
+    assert epoch.can_run(fast, x, y, 10, torch.arange(25))
+    for _ in range(2):
+        order = torch.randperm(25)
+        for net in (eager, fast):
+            net.sgd(x, y, 10, [0.1, 0.2, 0.05], order, **options)
+    torch.testing.assert_close(state(fast), state(eager), rtol=1e-10, atol=1e-12)
+
+
+@needs_compiler
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 25, 40])
+def test_any_batch_size(batch_size):
+    eager, fast, x, y = twins([20, 6, 3])
+    order = torch.randperm(25)
+    for net in (eager, fast):
+        net.sgd(x, y, batch_size, 0.5, order)
+    torch.testing.assert_close(state(fast), state(eager), rtol=1e-10, atol=1e-12)
+
+
+@needs_compiler
+def test_float32():
+    eager, fast, x, y = twins([50, 6, 3], dtype=torch.float32)
+    order = torch.randperm(25)
+    for net in (eager, fast):
+        net.sgd(x, y, 10, 0.5, order)
+    torch.testing.assert_close(state(fast), state(eager))
+
+
+@needs_compiler
+def test_saturated_and_not_finite():
+    """σ at huge inputs without overflow, and a NaN stays one."""
+    eager, fast, x, y = twins([3, 4, 2])
+    x[0], x[1, 0] = 1e6, float("nan")
+    order = torch.arange(25)
+    for samples in (order[2:], order[:1], order[1:2]):
+        for net in (eager, fast):
+            net.sgd(x, y, 5, 0.5, samples)
+        torch.testing.assert_close(state(fast), state(eager), equal_nan=True)
+    assert fast.weights[0].isnan().any()
+
+
+@needs_compiler
+def test_an_index_out_of_range_is_refused():
+    _, fast, x, y = twins([3, 2])
+    before = fast.weights[0].clone()
+    with pytest.raises(IndexError, match="order: expected indices of 25 samples, found 3 to 25"):
+        fast.sgd(x, y, order=torch.tensor([3, 25]))
+    assert torch.equal(fast.weights[0], before)
+
+
+DO_NOT_FIT = {
+    "narrow": (lambda x, order: (x[:, :1].contiguous(), order)),
+    "wide": (lambda x, order: (torch.cat([x, x], 1), order)),
+    "3d": (lambda x, order: (x.unsqueeze(1), order)),
+    "order_bool": (lambda x, order: (x, order > 3)),
+    "order_float": (lambda x, order: (x, order.double())),
+    "order_2d": (lambda x, order: (x, order.reshape(5, 5))),
+}
+
+
+@pytest.mark.parametrize("change", DO_NOT_FIT.values(), ids=DO_NOT_FIT)
+def test_what_does_not_fit_is_refused_as_step_by_step(change):
+    *nets, x, y = twins([3, 2])
+    x, order = change(x, torch.arange(25))
+    y = y.reshape(*x.shape[:-1], 2)
+    refused = []
+    for net in nets:
+        with pytest.raises((RuntimeError, IndexError, TypeError, ValueError)) as error:
+            net.sgd(x, y, 10, [0.1] * -(-len(order) // 10), order)
+        refused.append((error.type, str(error.value)))
+    assert refused[0] == refused[1]
+
+
+REPLACED = {
+    "weight": lambda net: net.weights.__setitem__(1, torch.randn(2, 30, dtype=FLOAT64)),
+    "bias": lambda net: net.biases.__setitem__(1, torch.randn(5, dtype=FLOAT64)),
+    "velocity": lambda net: net.velocities.extend([torch.zeros(1, 1, dtype=FLOAT64)] * 4),
+}
+
+
+@pytest.mark.parametrize("replace", REPLACED.values(), ids=REPLACED)
+def test_parts_that_do_not_fit_are_left_to_torch(replace):
+    """C++ would write behind them."""
+    _, fast, x, y = twins([6, 3, 2])
+    replace(fast)
+    assert not epoch.can_run(fast, x, y, 10, torch.arange(25))
+
+
+LEFT_TO_TORCH = {
+    "own_activation": lambda: twins([3, 2], output=softplus),
+    "bfloat16": lambda: twins([3, 2], dtype=torch.bfloat16),
+    "large": lambda: twins([2000, 2000]),
+    "quadratic_by_cross_entropy_of_tanh": lambda: twins([3, 2], cost="cross_entropy", output="tanh"),
+    "strided": lambda: (*twins([6, 2])[:2], torch.randn(25, 12, dtype=FLOAT64)[:, ::2], torch.rand(25, 2).double()),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_TO_TORCH.values(), ids=LEFT_TO_TORCH)
+def test_what_it_does_not_know_is_left_to_torch(case):
+    eager, fast, x, y = case()
+    order = torch.arange(25)
+    assert not epoch.can_run(fast, x, y, 10, order)
+    if len(eager.weights[0]) < 100:
+        for net in (eager, fast):
+            net.sgd(x, y, 10, 0.1, order)
+        torch.testing.assert_close(state(fast), state(eager), equal_nan=True)
+
+
+@pytest.mark.parametrize("compiler", ["c++", "false", "nowhere"])
+def test_without_a_compiler_it_warns_once_and_runs(compiler, monkeypatch, tmp_path):
+    source = tmp_path / "sgd.cpp"
+    source.write_text("this is no C++")
+    monkeypatch.setattr(cpp, "SOURCE", source)
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    cpp.library.cache_clear()
+    eager, fast, x, y = twins([3, 2])
+    order = torch.arange(25)
+    with pytest.warns(UserWarning, match="could not be built"):
+        fast.sgd(x, y, 10, 0.1, order)
+    fast.sgd(x, y, 10, 0.1, order)  # a second warning would be an error
+    cpp.library.cache_clear()
+    for _ in range(2):
+        eager.sgd(x, y, 10, 0.1, order)
+    torch.testing.assert_close(state(fast), state(eager))
