@@ -52,7 +52,7 @@ def wrong(name: str, operation: str, inputs: Inputs, *codes: str, **options: Any
 
     def add(function: F) -> F:
         mistake = options.pop("mistake", function.__doc__)
-        registry.append(Entry(name, operation, function, inputs, codes, mistake, **options))
+        registry.append(Entry(name, operation, function, inputs, tuple(sorted(codes)), mistake, **options))
         return function
 
     return add
