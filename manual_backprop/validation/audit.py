@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.naming import argument_names
-from manual_backprop.validation.subject import Broken, Gradients, Graph, Subject
+from manual_backprop.validation.subject import Gradients, Graph, Subject
 from manual_backprop.validation.tolerances import pieces
 
 
@@ -108,8 +109,6 @@ RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 
 def reads_raw_memory(subject: Subject) -> bool:
     """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
-    if "raw" in subject.memo:
-        return bool(subject.memo["raw"])
     seen: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +125,6 @@ def reads_raw_memory(subject: Subject) -> bool:
             stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
         with contextlib.suppress(Broken):
             subject.gradients()
-    subject.memo["raw"] = bool(seen)
     return bool(seen)
 
 

@@ -34,6 +34,11 @@ class Slope:
     right: float
     kinked: bool  # left and right slopes differ by more than curvature and rounding explain
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether no change was seen above the error of the measurement."""
+        return not abs(self.central) > max(20 * self.error, 1e-9)
+
     def judge(self, analytic: float, size: float, dtype: torch.dtype) -> Verdict:
         """Whether `analytic` is the derivative; `size` is the scale of the terms that it is a sum of."""
         rtol = DIFFERENCE_RTOL[real(dtype)]
