@@ -36,7 +36,7 @@ def exact(case: Case, values: list[Tensor], given: list[Any], dtype: torch.dtype
     truth = case.reference or case
     wide_given = [None if c is None else in_dtype(c, torch.float64) for c in given]
     try:
-        gradients = truth.gradients([in_dtype(value, torch.float64) for value in values], wide_given, own=True)
+        gradients = truth.gradients([in_dtype(value, torch.float64) for value in values], wide_given, copied=False)
     except Broken as broken:
         raise Skipped(f"it does not run in float64, which {dtype} is compared with: {broken.error}") from broken
     noise = [0.0] * len(values)
@@ -47,7 +47,7 @@ def exact(case: Case, values: list[Tensor], given: list[Any], dtype: torch.dtype
             for value, need in zip(values, case.needs, strict=True)
         ]
         shaken = [None if c is None else rounded(c, dtype, draw) for c in wide_given]
-        found = truth.gradients(moved, shaken, own=True)
+        found = truth.gradients(moved, shaken, copied=False)
         del moved
         for i, (a, b) in enumerate(zip(found, gradients, strict=True)):
             if a is not None and b is not None and a.numel():

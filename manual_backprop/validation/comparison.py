@@ -29,7 +29,7 @@ def noise_at(
         ]
         shaken = [None if c is None else rounded(c, c.dtype, draw) for c in cotangents]
         try:
-            found = subject.gradients(moved, shaken, own=True)
+            found = subject.gradients(moved, shaken, copied=False)
         except Broken:
             continue
         del moved

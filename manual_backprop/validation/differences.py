@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, dense, epsilon, largest, pieces, real, wide
 
 Verdict = Literal["right", "wrong", "kink", "unknown"]
@@ -84,7 +85,7 @@ def slopes(
     cotangents: Sequence[Sequence[Tensor | None]],
     dtype: torch.dtype,
 ) -> list[Slope]:
-    """One `Slope` for each list of cotangents (one an output). `function` is run without autograd."""
+    """One `Slope` for each list of cotangents (one an output). `function` is run without autograd; where it raises `Broken`, that step is out of its domain."""
 
     def at(step: float) -> list[Tensor]:
         with torch.no_grad():
@@ -93,7 +94,7 @@ def slopes(
     def phi(step: float) -> list[float]:
         try:
             outputs = at(step)
-        except Exception:  # a step out of the domain
+        except Broken:  # a step out of the domain
             outputs = []
         if [y.shape for y in outputs] != [y0.shape for y0 in start]:
             return [math.nan] * len(cotangents)

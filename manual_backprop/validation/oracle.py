@@ -107,8 +107,15 @@ class Oracle:
         return finite and real(self.dtype) in (torch.float64, torch.float32)
 
     def function(self, values: list[Tensor]) -> list[Tensor]:
-        """The outputs at values that nobody else needs."""
-        return self.subject.call(values, self.others)
+        """The outputs at values that nobody else needs.
+
+        Raises:
+            Broken: forward raised.
+        """
+        try:
+            return self.subject.call(values, self.others)
+        except Exception as error:
+            raise Broken("forward", error) from error
 
     def slope(self, direction: Sequence[Tensor | None], cotangents: Sequence[Tensor | None] | None = None) -> Slope:
         given = self.cotangents if cotangents is None else cotangents

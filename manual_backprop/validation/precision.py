@@ -20,7 +20,7 @@ def computes_in(subject: Subject) -> torch.dtype:
         plain = subject.outputs(exact)
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             few, many = (
-                subject.outputs(subject.nearby("varies", by, exact), own=True) for by in (32 * epsilon(dtype), 0.3)
+                subject.outputs(subject.nearby("varies", by, exact), copied=False) for by in (32 * epsilon(dtype), 0.3)
             )
             # So small a step changes about as many outputs as a large one does: a floor or a sign would not.
             varies = _changed(few, plain) > 0.5 * _changed(many, plain)
@@ -48,10 +48,10 @@ def _grainy(subject: Subject, values: Sequence[Tensor]) -> bool:
             for v, need in zip(values, subject.needs, strict=True)
         ]
 
-    line = [first := subject.outputs(moved(1), own=True)]
+    line = [first := subject.outputs(moved(1), copied=False)]
     rough: list[Tensor | bool] = [False] * len(first)
     for k in range(2, 17):  # to one side only, so that a kink of the sample is not crossed
-        line = [*line[-3:], subject.outputs(moved(k), own=True)]
+        line = [*line[-3:], subject.outputs(moved(k), copied=False)]
         if len(line) == 4:
             rough = [was | _bent(*four) for was, four in zip(rough, zip(*line, strict=True), strict=True)]
     # Most of what moves: a few elements jump where two of them change places in a sort, too.

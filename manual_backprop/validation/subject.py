@@ -131,19 +131,20 @@ class Subject:
         self,
         values: Sequence[Tensor] | None = None,
         needs: Sequence[bool] | None = None,
-        own: bool = False,
+        copied: bool = True,
         others: Sequence[Any] | None = None,
     ) -> Graph:
         """A forward pass from fresh leaves, so that nothing of the caller's is ever touched.
 
-        `own` hands over the very tensors: for the sake of their layout, or since nobody else needs them.
+        Without `copied` the very tensors are handed over, for the sake of their layout, or where nobody else needs
+        them.
 
         Raises:
             Broken: the forward pass raised.
         """
         values = self.values if values is None else values
         needs = self.needs if needs is None else needs
-        leaves = [value.detach() if own else _copied(value) for value in values]
+        leaves = [value.detach().clone() if copied else value.detach() for value in values]
         for leaf, need in zip(leaves, needs, strict=True):
             leaf.requires_grad_(need)
         arguments, state = self._arguments(leaves, others, self.in_place)
@@ -152,22 +153,22 @@ class Subject:
         except Exception as error:
             raise Broken("forward", error) from error
 
-    def outputs(self, values: Sequence[Tensor] | None = None, own: bool = False) -> list[Tensor]:
+    def outputs(self, values: Sequence[Tensor] | None = None, copied: bool = True) -> list[Tensor]:
         """Those of a forward pass, without its graph."""
-        return [output.detach() for output in self.run(values, own=own).outputs]
+        return [output.detach() for output in self.run(values, copied=copied).outputs]
 
     def differentiate(
-        self, graph: Graph, cotangents: Sequence[Tensor | None], own: bool = False, **options: bool
+        self, graph: Graph, cotangents: Sequence[Tensor | None], copied: bool = True, **options: bool
     ) -> Gradients:
         """The gradients of the leaves for one cotangent (or None) an output, None where there is none.
 
-        Contiguous cotangents are copied, since a backward may write into them; `own` hands over the very tensors.
+        Contiguous cotangents are copied, since a backward may write into them; without `copied` none is.
 
         Raises:
             Broken: the backward pass raised.
         """
         pairs = [
-            (output, cotangent if own else _spare(cotangent))
+            (output, _spare(cotangent) if copied else cotangent)
             for output, cotangent in zip(graph.outputs, cotangents, strict=True)
             if cotangent is not None and output.requires_grad
         ]
@@ -187,11 +188,11 @@ class Subject:
         values: Sequence[Tensor] | None = None,
         cotangents: Sequence[Tensor | None] | None = None,
         needs: Sequence[bool] | None = None,
-        own: bool = False,
+        copied: bool = True,
         others: Sequence[Any] | None = None,
     ) -> Gradients:
         """One forward and backward pass."""
-        graph = self.run(values, needs, own, others)
+        graph = self.run(values, needs, copied, others)
         return self.differentiate(graph, self.cotangents(graph.outputs) if cotangents is None else cotangents)
 
     @property
@@ -252,10 +253,6 @@ class Subject:
         shapes = [output.shape for output in outputs] == [shape for shape, _ in self.kinds]
         finite = all(bool(tolerances.wide(output).isfinite().all()) for output in outputs)
         return far if shapes and finite else self.nearby(key)
-
-
-def _copied(value: Tensor) -> Tensor:
-    return value.detach().clone()
 
 
 def _spare(cotangent: Tensor) -> Tensor:

@@ -192,6 +192,8 @@ def _linear(e: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _signs(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.expected.is_complex() or e.actual.is_complex():
+        return  # a complex number has no sign
     turned = e.actual.sign() != e.expected.sign()
     if e.alike(e.actual.abs(), e.expected.abs()) and bool(turned[e.wrong].all()):
         count = int(e.wrong.sum())

@@ -77,7 +77,7 @@ def _buffer_reused(case: Case) -> Iterator[Finding]:
     first = case.gradients()
     before = snapshot(first)
     try:
-        case.gradients(case.elsewhere("alias"), own=True)
+        case.gradients(case.elsewhere("alias"), copied=False)
     except Broken:
         return
     for slot in case.changed(before, snapshot(first)):

@@ -227,8 +227,8 @@ def _loud(case: Case, broken: Broken, which: str) -> bool:
 
 def _run(case: Case, tensors: list[Any], which: str) -> Gradients:
     if which == "inputs":
-        return case.gradients(tensors, case.plain.cotangents, own=True)
-    return case.differentiate(case.run(), tensors, own=True)
+        return case.gradients(tensors, case.plain.cotangents, copied=False)
+    return case.differentiate(case.run(), tensors, copied=False)
 
 
 def _crash(case: Case, broken: Broken, setting: str) -> Finding:

@@ -123,9 +123,9 @@ def interleaved_graphs(case: Case) -> Iterator[Finding]:
         (x,) = ctx.saved_tensors
         return 2 * x * grad_output
     """
-    expected = [case.plain.gradients, case.gradients(case.elsewhere("interleaved"), own=True)]
+    expected = [case.plain.gradients, case.gradients(case.elsewhere("interleaved"), copied=False)]
     for order in ((0, 1), (1, 0)):
-        graphs = [case.run(), case.run(case.elsewhere("interleaved"), own=True)]
+        graphs = [case.run(), case.run(case.elsewhere("interleaved"), copied=False)]
         actual: dict[int, Gradients] = {}
         for which in order:
             graph = graphs[which]
@@ -157,14 +157,14 @@ def global_state(case: Case) -> Iterator[Finding]:
         mask = torch.rand(grad_output.shape, generator=torch.Generator().manual_seed(ctx.seed)) < 0.5
     """
     for _ in range(2):
-        case.gradients(case.elsewhere("state"), own=True)
+        case.gradients(case.elsewhere("state"), copied=False)
         found = list(_repeated(case, case.gradients(), "after a pass with other inputs"))
         if found:
             yield from found
             return
     graph = case.run()
     with torch.no_grad():
-        case.run(case.elsewhere("evaluated"), own=True)
+        case.run(case.elsewhere("evaluated"), copied=False)
     actual = case.differentiate(graph, case.plain.cotangents)
     found = list(_repeated(case, actual, "when a forward without grad ran before its backward"))
     yield from found or list(_reseeded(case)) or _right_elsewhere(case)

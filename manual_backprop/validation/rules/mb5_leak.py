@@ -69,7 +69,7 @@ def memory_leak(case: Case) -> Iterator[Finding]:
 def _weak_pass(case: Case) -> list[tuple[str, StorageWeakRef]]:
     graph = case.run()
     cotangents = [None if c is None else c.clone() for c in case.plain.cotangents]
-    gradients = case.differentiate(graph, cotangents, own=True)
+    gradients = case.differentiate(graph, cotangents, copied=False)
     named: list[tuple[str, Any]] = [
         (f"input `{slot.name}`", leaf)
         for slot, leaf in zip(case.slots, graph.leaves, strict=True)

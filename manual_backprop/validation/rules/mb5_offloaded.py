@@ -75,7 +75,7 @@ def offloaded_tensors(case: Case) -> Iterator[Finding]:
     values = [v.mul_(1.01) if need else v for v, need in zip(case.elsewhere("offloaded"), case.needs, strict=True)]
     with saved_tensors_hooks(pack, unpack):
         actual = case.gradients(values, case.plain.cotangents)
-    expected = case.gradients(values, own=True)
+    expected = case.gradients(values, copied=False)
     message = "is another under saved_tensors_hooks (offloading)"
     yield from differing(case, actual, expected, message, "only when saved tensors are offloaded")
 

@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from manual_backprop.validation.audit import audited, snapshot
 from manual_backprop.validation.case import Case
-from manual_backprop.validation.exceptions import Broken
+from manual_backprop.validation.exceptions import Broken, Skipped
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
 from manual_backprop.validation.rules.skeletons import SQUARE
@@ -149,7 +149,7 @@ def grad_output_written(case: Case) -> Iterator[Finding]:
     given = [None if c is None else c.clone() for c in case.plain.cotangents]
     before = snapshot(given)
     graph = case.run()
-    case.differentiate(graph, given, own=True)
+    case.differentiate(graph, given, copied=False)
     written = case.changed(before, snapshot(given))
     written += [i for call in audited(case).calls for i in call.grad_outputs_written]
     if written:
@@ -191,6 +191,8 @@ def saved_written(case: Case) -> Iterator[Finding]:
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = case.run()
+    if not saved:
+        raise Skipped("nothing is saved for backward")
     before = snapshot(saved)
     case.differentiate(graph, case.plain.cotangents)
     if case.changed(before, snapshot(saved)):

@@ -62,7 +62,7 @@ def double_backward(case: Case) -> Iterator[Finding]:
     targets = [i for i, c in enumerate(oracle.cotangents) if c is not None]
 
     def gradients(tensors: Tensors, create_graph: bool) -> tuple[Tensors, Tensors]:
-        graph = case.run(tensors[:count], own=not create_graph)
+        graph = case.run(tensors[:count], copied=create_graph)
         cotangents: list[Any] = [None] * len(graph.outputs)
         given = [t.detach().clone().requires_grad_(create_graph) for t in tensors[count:]]
         for target, cotangent in zip(targets, given, strict=True):
@@ -98,7 +98,7 @@ def gradient_penalty(case: Case) -> Iterator[Finding]:
     oracle = case.oracle
 
     def gradients(tensors: Tensors, create_graph: bool) -> tuple[Tensors, Tensors]:
-        graph = case.run(tensors, own=not create_graph)
+        graph = case.run(tensors, copied=create_graph)
         parts = [torch.view_as_real(o) if o.is_complex() else o for o in graph.outputs if o.requires_grad]
         asked = [leaf for leaf in graph.leaves if leaf.requires_grad]
         total = sum(part.sum() for part in parts)

@@ -110,7 +110,7 @@ def _vmap_sample(case: Case, number: int, chosen: tuple[int, ...]) -> Tensors:
 def _pass(case: Case, number: int, chosen: tuple[int, ...]) -> tuple[Tensors, Gradients]:
     if not number:
         return case.plain.outputs, case.plain.gradients
-    graph = case.run(_vmap_sample(case, number, chosen), own=True)
+    graph = case.run(_vmap_sample(case, number, chosen), copied=False)
     gradients = case.differentiate(graph, case.cotangents(graph.outputs))
     return [output.detach() for output in graph.outputs], gradients
 

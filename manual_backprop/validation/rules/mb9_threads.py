@@ -79,10 +79,10 @@ def threads(case: Case) -> Iterator[Finding]:
     def work(k: int) -> None:
         try:
             for _ in range(rounds):
-                graph = replicas[k].run(values[k], needs[k], own=case.large and k > 0)
+                graph = replicas[k].run(values[k], needs[k], copied=not (case.large and k))
                 given = replicas[k].cotangents(graph.outputs)
                 barrier.wait()  # all forwards are done before any backward starts
-                found[k].append(replicas[k].differentiate(graph, given, own=True))
+                found[k].append(replicas[k].differentiate(graph, given, copied=False))
                 barrier.wait()
             del graph
         except BaseException as error:
@@ -109,7 +109,7 @@ def threads(case: Case) -> Iterator[Finding]:
     if not case.large:
         found[0] += interleaved(replicas[0], replicas[1], values[1])
     for k in range(count):
-        expected = case.gradients(values[k], needs=needs[k], own=case.large) if k else case.plain.gradients
+        expected = case.gradients(values[k], needs=needs[k], copied=not case.large) if k else case.plain.gradients
         for actual in found[k]:
             message = "is another when several threads run at once"
             wrong = list(differing(case, actual, expected, message, noise=case.still, **words))
