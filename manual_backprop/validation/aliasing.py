@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop import _torch
 from manual_backprop.validation.audit import functions_of, snapshot
 from manual_backprop.validation.report.report import Finding, fail
 from manual_backprop.validation.rules.rule import Skipped
@@ -31,7 +32,7 @@ def _memory_of_others(subject: Subject, cotangents: list[Any]) -> Iterator[Findi
     before = snapshot(kept)
     with torch.no_grad():
         for gradient in gradients:
-            if not _overlapping(gradient) and not gradient._is_zerotensor():
+            if not _overlapping(gradient) and not _torch.has_no_memory(gradient):
                 gradient.add_(1)
     for i, (old, new) in enumerate(zip(before, snapshot(kept), strict=True)):
         if old != new:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from manual_backprop import _torch
 from manual_backprop.validation import memory, tolerances
 from manual_backprop.validation.differences import normal
 from manual_backprop.validation.naming import argument_names, callable_of, name_of
@@ -79,7 +79,7 @@ class Subject:
         self.name, self.callable = name_of(func), callable_of(func)
         self.module = copy.deepcopy(func) if isinstance(func, nn.Module) else None
         self.parameters = dict(self.module.named_parameters()) if self.module is not None else {}
-        leaves, self.structure = pytree.tree_flatten(tuple(inputs))
+        leaves, self.structure = _torch.flatten(tuple(inputs))
         self.leaves: list[Any] = [*leaves, *self.parameters.values()]
         self.slots = self._find_slots(argument_names(func, inputs), len(leaves))
         self.values = [self.leaves[slot.leaf].detach() for slot in self.slots]  # the caller's memory: `run` copies it
@@ -100,7 +100,7 @@ class Subject:
 
     def call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> list[Tensor]:
         """The tensor outputs for these slots; `others` replaces the leaves that are no slots."""
-        return [leaf for leaf in pytree.tree_leaves(self.raw_call(tensors, others)) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in _torch.flatten(self.raw_call(tensors, others))[0] if isinstance(leaf, Tensor)]
 
     def raw_call(self, tensors: Sequence[Tensor], others: Sequence[Any] | None = None) -> Any:
         leaves = list(self.leaves if others is None else others)
@@ -111,7 +111,7 @@ class Subject:
         for slot, tensor in zip(self.slots, tensors, strict=True):
             leaves[slot.leaf] = tensor.clone() if self.in_place else tensor
         count = len(leaves) - len(self.parameters)
-        arguments = pytree.tree_unflatten(leaves[:count], self.structure)
+        arguments = _torch.unflatten(leaves[:count], self.structure)
         if self.module is None:
             return self.callable(*arguments)
         state = dict(zip(self.parameters, leaves[count:], strict=True))

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from manual_backprop import _torch
 from manual_backprop.validation import memory
 from manual_backprop.validation.consequences import with_roots
 from manual_backprop.validation.exceptions import one_line, where
@@ -164,7 +164,7 @@ def _samples(inputs: Any) -> list[tuple]:
 def _subject(func: Any, sample: tuple, reference: Any, batch_dim: int | None, seed: int, trusted: bool) -> Subject:
     if not callable(func):
         raise TypeError(f"func: expected a Function, a module or a callable, found {type(func).__name__}")
-    tensors = [leaf for leaf in pytree.tree_leaves(sample) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in _torch.flatten(sample)[0] if isinstance(leaf, Tensor)]
     if any(t.layout != torch.strided for t in tensors):
         raise TypeError("inputs: a sparse tensor is not supported; build it inside func from its values")
     if isinstance(func, nn.Module):
@@ -260,7 +260,7 @@ def _untouched() -> Iterator[None]:
     """Gives back random states, default dtype and grad mode as they were, whatever a user's function does to them."""
     numpy = _numpy()
     # Compilation writes thousands of debugging records there, which pytest would show with a failing report.
-    trace = logging.getLogger("torch.__trace")
+    trace = _torch.compiler_log()
     trace.addFilter(_no_record)
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy is not None else None
     dtype = torch.get_default_dtype()
