@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from manual_backprop import _torch
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken, one_line
 from manual_backprop.validation.rule import Rule
@@ -80,7 +80,7 @@ def _samples(inputs: Any) -> list[tuple]:
 
 
 def _case(func: Any, sample: tuple, reference: Any, batch_dim: int | None, seed: int) -> Case:
-    tensors = [leaf for leaf in pytree.tree_leaves(sample) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in _torch.flatten(sample)[0] if isinstance(leaf, Tensor)]
     if any(t.layout != torch.strided for t in tensors):
         raise TypeError("inputs: a sparse tensor is not supported; build it inside func from its values")
     if isinstance(func, nn.Module):

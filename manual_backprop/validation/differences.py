@@ -85,7 +85,10 @@ def slopes(
     cotangents: Sequence[Sequence[Tensor | None]],
     dtype: torch.dtype,
 ) -> list[Slope]:
-    """One `Slope` for each list of cotangents (one an output). `function` is run without autograd; where it raises `Broken`, that step is out of its domain."""
+    """One `Slope` for each list of cotangents (one an output).
+
+    `function` is run without autograd; a step at which it raises `Broken` is out of its domain.
+    """
 
     def at(step: float) -> list[Tensor]:
         with torch.no_grad():

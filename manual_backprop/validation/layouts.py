@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from manual_backprop import _torch
+
 
 def transposed(value: Tensor) -> Tensor | None:
     """The numbers of `value` stored in the reverse order of axes; None below two axes."""
@@ -54,7 +56,7 @@ def channels_last(value: Tensor) -> Tensor | None:
 
 
 def negative_bit(value: Tensor) -> Tensor | None:
-    return torch._neg_view(value.neg()) if value.numel() else None
+    return _torch.negative_view(value.neg()) if value.numel() else None
 
 
 def conjugate_bit(value: Tensor) -> Tensor | None:

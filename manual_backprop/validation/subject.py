@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from manual_backprop import _torch
 from manual_backprop.validation import memory, tolerances
 from manual_backprop.validation.differences import normal
 from manual_backprop.validation.exceptions import Broken
@@ -76,7 +76,7 @@ class Subject:
         self.name, self.callable = name_of(func), callable_of(func)
         self.module = copy.deepcopy(func) if isinstance(func, nn.Module) else None
         self.parameters = dict(self.module.named_parameters()) if self.module is not None else {}
-        leaves, self.structure = pytree.tree_flatten(tuple(inputs))
+        leaves, self.structure = _torch.flatten(tuple(inputs))
         self.leaves: list[Any] = [*leaves, *self.parameters.values()]
         self.slots = self._find_slots(argument_names(func, inputs), len(leaves))
         self.values = [self.leaves[slot.leaf].detach() for slot in self.slots]  # the caller's memory: `run` copies it
@@ -116,7 +116,7 @@ class Subject:
         state = dict(zip(self.parameters, leaves[count:], strict=True))
         if self.module is not None:
             state |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        return pytree.tree_unflatten(leaves[:count], self.structure), state
+        return _torch.unflatten(leaves[:count], self.structure), state
 
     def _called(self, arguments: Any, state: dict[str, Tensor]) -> list[Tensor]:
         """Nothing but the user's code runs here, so that whatever it raises is the user's."""
@@ -125,7 +125,7 @@ class Subject:
             result = self.callable(*arguments)
         else:
             result = torch.func.functional_call(self.module, state, arguments)
-        return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in _torch.flatten(result)[0] if isinstance(leaf, Tensor)]
 
     def run(
         self,

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from manual_backprop import _torch
+
 
 def _no_record(record: logging.LogRecord) -> bool:
     return False
@@ -19,7 +21,7 @@ def untouched() -> Iterator[None]:
     """Gives back random states, default dtype and grad mode as they were, whatever a user's function does to them."""
     numpy = sys.modules["numpy"] if "numpy.random" in sys.modules else None
     # Compilation writes thousands of debugging records there, which pytest would show with a failing report.
-    trace = logging.getLogger("torch.__trace")
+    trace = _torch.compiler_log()
     trace.addFilter(_no_record)
     states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy is not None else None
     dtype = torch.get_default_dtype()

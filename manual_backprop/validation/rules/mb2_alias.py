@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop import _torch
 from manual_backprop.validation.audit import snapshot
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken, Skipped
@@ -62,7 +63,7 @@ def _memory_of_others(case: Case, cotangents: list[Any]) -> Iterator[Finding]:
     before = snapshot(kept)
     with torch.no_grad():
         for gradient in gradients:
-            if not _overlapping(gradient) and not gradient._is_zerotensor():
+            if not _overlapping(gradient) and not _torch.has_no_memory(gradient):
                 gradient.add_(1)
     for i in case.changed(before, snapshot(kept)):
         what = f"input `{case.slots[i].name}`" if i < len(graph.leaves) else f"output {i - len(graph.leaves)}"

@@ -1,12 +1,12 @@
 """MB507: all memory of a pass is freed with its graph."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
+from manual_backprop import _torch
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
@@ -66,7 +66,7 @@ def memory_leak(case: Case) -> Iterator[Finding]:
         )
 
 
-def _weak_pass(case: Case) -> list[tuple[str, StorageWeakRef]]:
+def _weak_pass(case: Case) -> list[tuple[str, Callable[[], bool]]]:
     graph = case.run()
     cotangents = [None if c is None else c.clone() for c in case.plain.cotangents]
     gradients = case.differentiate(graph, cotangents, copied=False)
@@ -80,11 +80,9 @@ def _weak_pass(case: Case) -> list[tuple[str, StorageWeakRef]]:
     named += [(f"the gradient of `{slot.name}`", g) for slot, g in zip(case.slots, gradients, strict=True)]
     # The memory outlives the tensor where a detached alias is kept.
     return [
-        (name, StorageWeakRef(t.untyped_storage()))
-        for name, t in named
-        if t is not None and t.layout == torch.strided and t.numel()
+        (name, _torch.watch_memory(t)) for name, t in named if t is not None and t.layout == torch.strided and t.numel()
     ]
 
 
-def _alive(references: Sequence[tuple[str, StorageWeakRef]]) -> list[str]:
-    return [name for name, reference in references if not reference.expired()]
+def _alive(references: Sequence[tuple[str, Callable[[], bool]]]) -> list[str]:
+    return [name for name, is_held in references if is_held()]

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from manual_backprop import _torch
 from manual_backprop.validation.audit import audited, snapshot
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken, Skipped
@@ -81,7 +82,7 @@ def input_written(case: Case) -> Iterator[Finding]:
     case.compared += len(started)
     returned = {id(output) for output in graph.outputs}
     for i, slot in enumerate(case.slots):
-        dirty = id(started[i]) in returned or (started[i].grad_fn is not None and started[i]._version > 0)
+        dirty = id(started[i]) in returned or _torch.written_in_place(started[i])
         if before[i] != after[i] and not dirty:
             yield from _written(case, slot.name, "forward", slot.asked)
     names = [f"inputs[{i}]" for i in range(len(held))]

@@ -72,7 +72,7 @@ def compiled(case: Case) -> Iterator[Finding]:
     """
 
     def path(function: Callable[..., Any], leaves: Sequence[Tensor]) -> Any:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         return torch.compile(function, backend="aot_eager", fullgraph=True)(*leaves)
 
     yield from _through(case, "torch.compile", path)
