@@ -19,7 +19,7 @@ from torch import Tensor
 from manual_backprop import _torch
 from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.naming import argument_names
-from manual_backprop.validation.subject import Gradients, Graph, Subject
+from manual_backprop.validation.subject import Subject
 from manual_backprop.validation.tolerances import pieces
 
 
@@ -78,12 +78,9 @@ def hand_written(outputs: Iterable[Tensor]) -> bool:
 
 @dataclass
 class Audit:
-    """A pass whose Functions were wrapped. `error` is what stopped the backward, if anything did."""
+    """A pass whose Functions were wrapped: the calls of their backwards, as far as they came, and the Functions."""
 
     calls: list[Call]
-    graph: Graph
-    gradients: Gradients | None
-    error: Exception | None
     functions: list[type]
 
 
@@ -96,12 +93,9 @@ def audited(subject: Subject, values: Sequence[Tensor] | None = None, needs: Seq
         for function in functions:
             stack.enter_context(_recorded(function, calls, arguments))
         graph = subject.run(values, needs)
-        error, gradients = None, None
-        try:
-            gradients = subject.differentiate(graph, subject.cotangents(graph.outputs))
-        except Broken as broken:
-            error = broken.error if isinstance(broken.error, Exception) else None
-    return Audit(calls, graph, gradients, error, functions)
+        with contextlib.suppress(Broken):  # told by whoever asks for the gradients
+            subject.differentiate(graph, subject.cotangents(graph.outputs))
+    return Audit(calls, functions)
 
 
 RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")

@@ -1,6 +1,7 @@
 """MB801 and MB802: the derivative of the gradient. A loud refusal is a skip."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -114,6 +115,17 @@ def gradient_penalty(case: Case) -> Iterator[Finding]:
     yield from _second_order(case, oracle, gradients, list(oracle.values), names, "gradient penalty through .sum()")
 
 
+@dataclass
+class Second:
+    """A second-order gradient: what is asked of it, so that it need not be held while differences are taken."""
+
+    weights: Tensors  # the cotangents of the gradient
+    size: float  # of the gradient itself
+    silent: bool  # whether the gradient is cut off from the graph, without an error
+    everywhere: tuple[int, ...]  # the places that are differentiated
+    along: dict[tuple[int, ...], tuple[float, float]]  # along a direction at these places: the derivative, and its size
+
+
 def _second_order(
     case: Case,
     oracle: Oracle,
@@ -122,15 +134,51 @@ def _second_order(
     names: Sequence[str],
     what: str,
 ) -> Iterator[Finding]:
-    draw = case.generator(what)
+    second = _differentiated(case, gradients, start, what)
+
+    def function(tensors: Tensors) -> Tensors:
+        with torch.enable_grad():
+            return [g.detach() for g in gradients(tensors, False)[1]]
+
+    def judged(*places: int) -> tuple[str, Slope]:
+        case.compared += 1
+        slope = slopes(function, start, _direction(case, start, places), [second.weights], oracle.dtype)[0]
+        # Second-order terms that are nothing beside the gradient's own size are rounding. What is computed in float32
+        # is not even zero where it should be, so there the outputs' size counts too.
+        exact = real(oracle.dtype) == torch.float64
+        slope.error += 1e-9 * second.size if exact else 1e-3 * (second.size + max(map(largest, oracle.outputs)))
+        return slope.judge(*second.along[places], oracle.dtype), slope
+
+    verdict, slope = judged(*second.everywhere)
+    if verdict == "right":
+        return
+    if verdict != "wrong":
+        raise Inconclusive(f"{what}: a kink, or noise above the difference looked for")
+    wrong = [i for i in second.everywhere if judged(i)[0] == "wrong"] or second.everywhere
+    by = second.along[second.everywhere][0]
+    cut = "the gradient is cut off from the graph: " if second.silent else ""
+    yield case.fail(
+        f"{what}: the derivative by {', '.join(names[i] for i in wrong)} is wrong, without an error",
+        cause=cut + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
+        fix=DIFFERENTIABLE,
+        expected=slope.central,
+        actual=by,
+        details=(f"along a random direction: expected {slope.central:.6g}, got {by:.6g}",),
+    )
+
+
+def _differentiated(
+    case: Case, gradients: Callable[[Tensors, bool], tuple[Tensors, Tensors]], start: Tensors, what: str
+) -> Second:
+    """The derivative of the gradient as autograd has it.
+
+    Raises:
+        Skipped: torch, or the backward, refuses loudly.
+        Inconclusive: the gradient is not finite.
+    """
     try:
         leaves, first = gradients(start, True)
-        # One row for all rows of a large gradient: it is held all along.
-        shapes = [g.shape[-1:] if case.large else g.shape for g in first]
-        weights = [
-            torch.randn(shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype).expand(g.shape)
-            for g, shape in zip(first, shapes, strict=True)
-        ]
+        weights = _weights(case, first, what)
         loss = sum((g * w.conj()).sum().real for g, w in zip(first, weights, strict=True))
         finite = all(bool(g.isfinite().all()) for g in first)
         size = sum(norm(w, g) ** 2 for w, g in zip(weights, first, strict=True)) ** 0.5
@@ -143,46 +191,22 @@ def _second_order(
         raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
     if not finite:
         raise Inconclusive("the gradient is not finite")
-    everywhere = [i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel()]
+    everywhere = tuple(i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel())
     found = [leaf.grad for leaf in leaves]
     del leaves, loss
-    # What is asked of the second-order gradient, so that it need not be held while the differences are taken.
-    along = {
-        places: _along(found, _direction(case, start, places))
-        for places in (tuple(everywhere), *((i,) for i in everywhere))
-    }
-    del found
+    places = [everywhere, *((i,) for i in everywhere)]
+    along = {chosen: _along(found, _direction(case, start, chosen)) for chosen in places}
+    return Second(weights, size, silent, everywhere, along)
 
-    def function(tensors: Tensors) -> Tensors:
-        with torch.enable_grad():
-            return [g.detach() for g in gradients(tensors, False)[1]]
 
-    def judged(*places: int) -> tuple[str, Slope]:
-        case.compared += 1
-        slope = slopes(function, start, _direction(case, start, places), [weights], oracle.dtype)[0]
-        # Second-order terms that are nothing beside the gradient's own size are rounding. What is computed in float32
-        # is not even zero where it should be, so there the outputs' size counts too.
-        exact = real(oracle.dtype) == torch.float64
-        slope.error += 1e-9 * size if exact else 1e-3 * (size + max(largest(y) for y in oracle.outputs))
-        return slope.judge(*along[places], oracle.dtype), slope
-
-    verdict, slope = judged(*everywhere)
-    if verdict == "right":
-        return
-    if verdict != "wrong":
-        raise Inconclusive(f"{what}: a kink, or noise above the difference looked for")
-    wrong = [i for i in everywhere if judged(i)[0] == "wrong"]
-    by = along[tuple(everywhere)][0]
-    cause = "the gradient is cut off from the graph: " if silent else ""
-    yield case.fail(
-        f"{what}: the derivative by {', '.join(names[i] for i in wrong or everywhere)} is wrong, without an error",
-        cause=cause
-        + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
-        fix=DIFFERENTIABLE,
-        expected=slope.central,
-        actual=by,
-        details=(f"along a random direction: expected {slope.central:.6g}, got {by:.6g}",),
-    )
+def _weights(case: Case, first: Tensors, what: str) -> Tensors:
+    draw = case.generator(what)
+    # One row for all rows of a large gradient, because it is held all along.
+    shapes = [g.shape[-1:] if case.large else g.shape for g in first]
+    return [
+        torch.randn(shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype).expand(g.shape)
+        for g, shape in zip(first, shapes, strict=True)
+    ]
 
 
 def _direction(case: Case, start: Tensors, places: tuple[int, ...]) -> list[Tensor | None]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -44,10 +45,12 @@ validate(LinearSigmoid, (randn(64, 64), randn(64, 64)))
 """
 
 THREADS, ROUNDS = 4, 4
-
-
 MOST_LINES = 40  # of a backward that are stopped at
 LONGEST = 60.0  # seconds that the threads may take
+SHARED: dict[str, Any] = {
+    "cause": "state shared between threads: a module global, a class attribute, a buffer",
+    "fix": "keep it on ctx",
+}
 
 
 @rule("MB902", "May threads share it?", "20 passes", skeleton=MB902_SKELETON)
@@ -65,64 +68,77 @@ def threads(case: Case) -> Iterator[Finding]:
     Right:
         delta = torch.empty_like(a)
     """
+    apart = _in_another_thread(case)
+    yield from differing(case, apart, case.plain.gradients, "is another when backward runs in another thread", **SHARED)
+    apart.clear()
+    passes = _together(case)
+    if not case.large:
+        passes[0].found += interleaved(_replica(case), _replica(case), passes[1].values)
+    for number, one in enumerate(passes):
+        copied = not case.large
+        expected = case.gradients(one.values, needs=one.needs, copied=copied) if number else case.plain.gradients
+        while one.found:
+            actual = one.found.pop()
+            predicate = "is another when several threads run at once"
+            wrong = list(differing(case, actual, expected, predicate, noise=case.still, **SHARED))
+            yield from wrong
+            if wrong:
+                return
+
+
+@dataclass
+class OfOneThread:
+    """The inputs of one thread, which of them require grad there, and the gradients of its passes."""
+
+    values: list[Tensor]
+    needs: tuple[bool, ...]
+    found: list[Gradients]
+
+
+def _together(case: Case) -> list[OfOneThread]:
+    """Passes of several threads, all of whose forwards are done before any backward starts.
+
+    Raises:
+        Broken: a pass raised.
+        Inconclusive: they did not come to an end.
+    """
     count, rounds = (2, 1) if case.large else (THREADS, ROUNDS)
-    values = [case.values if k == 0 else case.elsewhere(("thread", k)) for k in range(count)]
-    # Large ones are disturbed by a pass that asks for one gradient only: each more is held.
+    # Large ones are disturbed by a pass that asks for one gradient only, since each more would be held.
     first = case.needs.index(True)
     one = tuple(i == first for i in range(len(case.needs)))
-    needs = [one if case.large and k else case.needs for k in range(count)]
-    replicas = [_replica(case) for _ in range(count)]
-    found: list[list[Gradients]] = [[] for _ in range(count)]
+    passes = [
+        OfOneThread(case.elsewhere(("thread", k)) if k else case.values, one if case.large and k else case.needs, [])
+        for k in range(count)
+    ]
     errors: list[BaseException] = []
     barrier = threading.Barrier(count)
 
-    def work(k: int) -> None:
+    def work(number: int) -> None:
+        mine, replica = passes[number], _replica(case)
         try:
             for _ in range(rounds):
-                graph = replicas[k].run(values[k], needs[k], copied=not (case.large and k))
-                given = replicas[k].cotangents(graph.outputs)
-                barrier.wait()  # all forwards are done before any backward starts
-                found[k].append(replicas[k].differentiate(graph, given, copied=False))
+                graph = replica.run(mine.values, mine.needs, copied=not (case.large and number))
+                given = replica.cotangents(graph.outputs)
                 barrier.wait()
-            del graph
+                mine.found.append(replica.differentiate(graph, given, copied=False))
+                barrier.wait()
+        except threading.BrokenBarrierError:
+            return  # another thread has raised
         except BaseException as error:
             errors.append(error)
             barrier.abort()
 
-    words: dict[str, Any] = {
-        "cause": "state shared between threads: a module global, a class attribute, a buffer",
-        "fix": "keep it on ctx",
-    }
-    apart = _in_another_thread(replicas[0], values[0])
-    message = "is another when backward runs in another thread than forward"
-    yield from differing(case, apart, case.plain.gradients, message, **words)
-    apart.clear()
     _run_all(work, count)
-    if not errors and any(len(gradients) < rounds for gradients in found):
+    if errors:
+        raise errors[0]
+    if any(len(mine.found) < rounds for mine in passes):
         raise Inconclusive(f"the threads took over {LONGEST:g} s: passes are slow, or wait for each other")
-    real_errors = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
-    if real_errors:
-        yield case.fail(
-            f"it raises in threads: {real_errors[0]}", cause="state shared between threads", fix="keep it on ctx"
-        )
-        return
-    if not case.large:
-        found[0] += interleaved(replicas[0], replicas[1], values[1])
-    for k in range(count):
-        expected = case.gradients(values[k], needs=needs[k], copied=not case.large) if k else case.plain.gradients
-        for actual in found[k]:
-            message = "is another when several threads run at once"
-            wrong = list(differing(case, actual, expected, message, noise=case.still, **words))
-            yield from wrong
-            if wrong:
-                return
-        found[k].clear()
-        actual = []
+    return passes
 
 
-def _in_another_thread(case: Case, values: Sequence[Tensor]) -> Gradients:
+def _in_another_thread(case: Case) -> Gradients:
     """A backward in another thread than its forward, as it always is on an accelerator."""
-    graph = case.run(values)
+    graph = case.run()
     cotangents = case.cotangents(graph.outputs)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(case.differentiate, graph, cotangents).result()
