@@ -16,6 +16,7 @@ from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from manual_backprop.activations import identity
 from manual_backprop.monitor import measures
 from manual_backprop.monitor.measures import Histogram
 from manual_backprop.nn import LinearActivation
@@ -124,7 +125,7 @@ class Recording:
         """A layer of ours: its output is a, so z and σ′(z) are computed here."""
         f, z = module.activation, nn.functional.linear(x, module.weight, module.bias)
         prime = f.derivative_at(z, a)
-        self._saturation(path, z, a, torch.as_tensor(prime), f.name == "relu")
+        self._saturation(path, z, a, torch.as_tensor(prime), f.module in RECTIFIERS)
         if self.reference and a.requires_grad:
             self._follow_reference(path, module, x, a)
         return prime.detach() if isinstance(prime, Tensor) else prime
@@ -158,7 +159,7 @@ class Recording:
     def _follow_reference(self, path: str, module: LinearActivation, x: Tensor, a: Tensor) -> None:
         """Holds what the layer's backward returns, for the gradient that it is given, against autograd's."""
         node: Any = a.grad_fn
-        linear = node.next_functions[0][0] if module.activation.needs == "z" else node
+        linear = node if module.activation.split()[1] is identity else node.next_functions[0][0]
         if getattr(linear, "name", str)() != "LinearActivationFunctionBackward":
             return  # a subclass with another forward, or within a transform
         incoming: list[Tensor] = []
