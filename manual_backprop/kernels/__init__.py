@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from manual_backprop import _torch
 from manual_backprop.activations import Activation, Derivative
 from manual_backprop.costs import Cost
 from manual_backprop.kernels import cpp, onednn
@@ -58,7 +59,7 @@ def linear(
     z = _linear(input, weight, bias, out=out)
     # σ in place only on a plain tensor that nobody else can have kept: a subclass or a dispatch mode (selective
     # checkpointing) may have kept z. Compiled code never works in place, because Dynamo cannot trace that question.
-    ours = type(z) is Tensor and not (is_dynamo_compiling() or torch._C._len_torch_dispatch_stack())
+    ours = type(z) is Tensor and not (is_dynamo_compiling() or _torch.modes_active())
     return activation.in_place_of(z) if ours else activation.function(z)
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch.compiler import is_dynamo_compiling
 
+from manual_backprop import _torch
 from manual_backprop.kernels import cpp, onednn
 
 KERNELS = ("auto", "aten", "onednn", "compiled")
@@ -79,10 +80,10 @@ def unrecorded() -> bool:
     return not (
         torch.is_grad_enabled()
         or is_dynamo_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_any_autocast_enabled()
+        or _torch.is_tracing()
+        or _torch.transform_is_active()
+        or _torch.modes_active()
+        or _torch.autocast_is_on_somewhere()
     )
 
 
@@ -100,10 +101,10 @@ def _choice(name: str, kernel: str) -> Choice:
 
 def _smallest_product(kernel: str) -> float:
     if kernel == "onednn":
-        if onednn.is_there():
+        if onednn.there():
             return 0
         warnings.warn("torch has no mkldnn::_linear_pointwise as it was: ATen multiplies instead", stacklevel=4)
-    by_rule = kernel in ("auto", "compiled") and _amd_with_avx512() and onednn.is_there()
+    by_rule = kernel in ("auto", "compiled") and _amd_with_avx512() and onednn.there()
     return onednn.SMALLEST if by_rule else NEVER
 
 

@@ -4,11 +4,10 @@ On x86 it beats the library that ATen hands float32 to on AMD CPUs with AVX-512 
 and as fast: here it comes only where oneDNN is asked for by name.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
+from manual_backprop import _torch
 from manual_backprop.activations import Activation
 from manual_backprop.kernels.cpp import PLAIN
 
@@ -18,31 +17,16 @@ NARROWEST = 64
 TRANSPOSED = 16
 """So many times more where the first factor is a transposed view, as in δᵀ @ input: oneDNN then copies it."""
 
-_SCHEMA = (
-    "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
-)
 
-
-@functools.cache
-def is_there() -> bool:
+def there() -> bool:
     """Whether this torch has the operation as we call it."""
-    schemas = getattr(torch._C, "_jit_get_schemas_for_operator", None)
-    if schemas is None or not torch.backends.mkldnn.is_available():
-        return False
-    return _SCHEMA in map(str, schemas("mkldnn::_linear_pointwise"))
-
-
-@functools.cache
-def has_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 on this processor: on x86 it wants AVX-512, and raises without."""
-    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return ask is not None and bool(ask())
+    return _torch.onednn_linear() is not None
 
 
 def is_large(a: Tensor, columns: int, smallest: float) -> bool:
     """Whether the product of ``a`` with so many columns is worth it, where ``smallest`` multiplications are."""
     # While a graph is traced, its sizes are symbols, and to compare one would bind the graph to the answer.
-    if type(a) not in PLAIN or torch._C._is_tracing():
+    if type(a) not in PLAIN or _torch.is_tracing():
         return False
     if a.numel() * columns < smallest or not smallest:
         return not smallest
@@ -54,7 +38,7 @@ def can(*tensors: Tensor, bfloat16: bool) -> bool:
     dtype = tensors[0].dtype
     return (
         all(type(x) in PLAIN and x.is_cpu and x.layout == torch.strided and x.dtype == dtype for x in tensors)
-        and (dtype == torch.float32 or (dtype == torch.bfloat16 and bfloat16 and has_bfloat16()))
+        and (dtype == torch.float32 or (dtype == torch.bfloat16 and bfloat16 and _torch.onednn_has_bfloat16()))
         and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)
         and all(x.numel() for x in tensors)
     )
@@ -68,4 +52,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activ
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """σ(input @ weightᵀ + bias), σ by its name there."""
-    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, activation, [], "")
+    operation = _torch.onednn_linear()
+    assert operation is not None  # or `there` would have said so
+    return operation(input, weight, bias, activation, [], "")

@@ -1,7 +1,7 @@
 """What `backward` itself is given and returns: the Functions of a graph, wrapped for the length of one pass.
 
 The engine sums a broadcast gradient to the input's shape and casts its dtype before anyone sees it, so the raw return
-is recorded here, one level below. A Function in a graph is found through ``grad_fn._forward_cls``.
+is recorded here, one level below.
 """
 
 import contextlib
@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop import _torch
+from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.naming import argument_names
-from manual_backprop.validation.subject import Broken, Gradients, Graph, Subject
+from manual_backprop.validation.subject import Gradients, Graph, Subject
 from manual_backprop.validation.tolerances import pieces
 
 
@@ -53,8 +55,7 @@ class Call:
 
 def functions_of(outputs: Iterable[Tensor]) -> list[type]:
     """The Function classes in the graph behind `outputs`, outermost first."""
-    found = [getattr(node, "_forward_cls", None) for node in nodes_of(outputs)]
-    return list(dict.fromkeys(owner for owner in found if owner is not None))
+    return list(dict.fromkeys(owner for node in nodes_of(outputs) for owner in _torch.functions_of_node(node)))
 
 
 def nodes_of(outputs: Iterable[Tensor]) -> Iterator[Any]:
@@ -71,8 +72,8 @@ def nodes_of(outputs: Iterable[Tensor]) -> Iterator[Any]:
 
 
 def hand_written(outputs: Iterable[Tensor]) -> bool:
-    """Whether a backward that is not torch's own is behind `outputs`: a Python Function, or a C++ one (CppNode)."""
-    return any(hasattr(node, "_forward_cls") or "CppNode" in node.name() for node in nodes_of(outputs))
+    """Whether a backward that is not torch's own is behind `outputs`: a Python Function, or a C++ one."""
+    return any(map(_torch.is_hand_written, nodes_of(outputs)))
 
 
 @dataclass
@@ -108,8 +109,6 @@ RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 
 def reads_raw_memory(subject: Subject) -> bool:
     """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
-    if "raw" in subject.memo:
-        return bool(subject.memo["raw"])
     seen: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +125,6 @@ def reads_raw_memory(subject: Subject) -> bool:
             stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
         with contextlib.suppress(Broken):
             subject.gradients()
-    subject.memo["raw"] = bool(seen)
     return bool(seen)
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manual_backprop import functional, functions, kernels, nn
+from manual_backprop import _torch, functional, functions, kernels, nn
 from manual_backprop.activations import identity, relu, sigmoid, tanh
 from manual_backprop.kernels import choice, cpp, onednn
 from tests.cases import assert_within_budget, params, softplus, steep_sigmoid
 from tests.kernels.test_cpp import needs_compiler
 
-needs_onednn = pytest.mark.skipif(not onednn.is_there(), reason="this torch has no oneDNN operation")
+needs_onednn = pytest.mark.skipif(not onednn.there(), reason="this torch has no oneDNN operation")
 SHAPES = params({"odd": (7, 5, 3), "one_sample": (1, 64, 32), "wide": (33, 130, 70), "large": (128, 512, 256)})
 DTYPES = params({"float32": torch.float32, "bfloat16": torch.bfloat16})
 ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplus)})
@@ -148,7 +148,7 @@ def bfloat16_layer():
 
 
 @needs_onednn
-@pytest.mark.skipif(not onednn.has_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
+@pytest.mark.skipif(not _torch.onednn_has_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
 def test_bfloat16_takes_onednn(calls):
     bfloat16_layer()
     assert len(calls) == 3
@@ -391,7 +391,7 @@ def test_it_says_what_is_chosen(monkeypatch):
 
 
 def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
-    monkeypatch.setattr(onednn, "is_there", lambda: False)
+    monkeypatch.setattr(onednn, "there", lambda: False)
     with pytest.warns(UserWarning, match="ATen multiplies instead") as warned:
         kernels.use("onednn")
     assert len(warned) == 1
