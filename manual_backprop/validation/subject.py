@@ -15,6 +15,7 @@ from manual_backprop.validation import memory, tolerances
 from manual_backprop.validation.differences import normal
 from manual_backprop.validation.naming import argument_names, callable_of, name_of
 from manual_backprop.validation.tolerances import Mismatch, coarsest, epsilon, largest, mismatch, pieces, real
+from manual_backprop.validation.untouched import callers_device
 
 Gradients = list[Tensor | None]
 
@@ -113,10 +114,12 @@ class Subject:
         count = len(leaves) - len(self.parameters)
         arguments = pytree.tree_unflatten(leaves[:count], self.structure)
         if self.module is None:
-            return self.callable(*arguments)
+            with callers_device():
+                return self.callable(*arguments)
         state = dict(zip(self.parameters, leaves[count:], strict=True))
         state |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        return torch.func.functional_call(self.module, state, arguments)
+        with callers_device():
+            return torch.func.functional_call(self.module, state, arguments)
 
     def run(
         self,

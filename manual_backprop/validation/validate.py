@@ -1,13 +1,9 @@
 """`validate`: checks what it is given, asks every probe, and leaves everything of the caller's as it was."""
 
 import contextlib
-import logging
 import platform
-import random
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +14,12 @@ from torch.utils import _pytree as pytree
 from manual_backprop.validation import memory
 from manual_backprop.validation.consequences import with_roots
 from manual_backprop.validation.exceptions import one_line, where
-from manual_backprop.validation.naming import name_of
+from manual_backprop.validation.naming import argument_names, name_of
 from manual_backprop.validation.report.report import STATUSES, Finding, Report, fail
 from manual_backprop.validation.rules import PROBES
 from manual_backprop.validation.rules.rule import Inconclusive, Probe, Skipped, select
 from manual_backprop.validation.subject import Broken, Subject
+from manual_backprop.validation.untouched import seed_all, untouched
 
 Progress = Callable[[Probe, int, int], None]
 
@@ -68,7 +65,7 @@ def validate(
     trusted = not any(name.upper() in ("MB1", "MB101", "CALCULUS", "DERIVATIVE") for name in _listed(skip))
     arguments = _repro_arguments(reference, batch_dim, seed, len(samples))
     findings: list[Finding] = []
-    with _untouched(), contextlib.ExitStack() as stack:
+    with untouched(), contextlib.ExitStack() as stack:
         subjects = [_subject(func, sample, reference, batch_dim, seed, trusted) for sample in samples]
         stack.enter_context(memory.freed_at_once(value for subject in subjects for value in subject.values))
         for subject in subjects:
@@ -108,8 +105,7 @@ def _asked(probe: Probe, subjects: Sequence[Subject]) -> list[Finding]:
 
 
 def _answers(probe: Probe, subject: Subject) -> list[Finding]:
-    torch.manual_seed(subject.seed)
-    random.seed(subject.seed)
+    seed_all(subject.seed)
     try:
         found = list(probe.function(subject))
     except Skipped as reason:
@@ -165,6 +161,7 @@ def _subject(func: Any, sample: tuple, reference: Any, batch_dim: int | None, se
     if not callable(func):
         raise TypeError(f"func: expected a Function, a module or a callable, found {type(func).__name__}")
     tensors = [leaf for leaf in pytree.tree_leaves(sample) if isinstance(leaf, Tensor)]
+    _refuse_inference_tensors(func, sample)
     if any(t.layout != torch.strided for t in tensors):
         raise TypeError("inputs: a sparse tensor is not supported; build it inside func from its values")
     if isinstance(func, nn.Module):
@@ -179,6 +176,16 @@ def _subject(func: Any, sample: tuple, reference: Any, batch_dim: int | None, se
     if subject.reference is not None:
         _check_reference(subject, subject.reference)
     return subject
+
+
+def _refuse_inference_tensors(func: Any, sample: tuple) -> None:
+    named = list(zip(argument_names(func, sample), pytree.tree_leaves(sample), strict=True))
+    named += func.named_parameters() if isinstance(func, nn.Module) else []
+    for name, value in named:
+        if isinstance(value, Tensor) and value.is_inference():
+            raise ValueError(
+                f"inputs: `{name}` was made under torch.inference_mode, so autograd cannot record it; make it outside"
+            )
 
 
 def _check_forward(subject: Subject) -> None:
@@ -226,10 +233,7 @@ def _runs(subject: Subject) -> bool:
 
 
 def _seeded(subject: Subject, seed: int) -> list[Tensor]:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    if (numpy := _numpy()) is not None:
-        numpy.random.seed(seed)
+    seed_all(seed)
     return subject.run().outputs
 
 
@@ -240,38 +244,7 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
     )
 
 
-def _numpy() -> Any:
-    """NumPy where somebody has imported its random numbers; importing them here would cost a second."""
-    return sys.modules["numpy"] if "numpy.random" in sys.modules else None
-
-
 def _repro_arguments(reference: Any, batch_dim: int | None, seed: int, samples: int) -> str:
     text = f", reference={name_of(reference)}" if reference is not None else ""
     text += f", batch_dim={batch_dim}" if batch_dim is not None else ""
     return f"{text}, seed={seed}"
-
-
-def _no_record(record: logging.LogRecord) -> bool:
-    return False
-
-
-@contextlib.contextmanager
-def _untouched() -> Iterator[None]:
-    """Gives back random states, default dtype and grad mode as they were, whatever a user's function does to them."""
-    numpy = _numpy()
-    # Compilation writes thousands of debugging records there, which pytest would show with a failing report.
-    trace = logging.getLogger("torch.__trace")
-    trace.addFilter(_no_record)
-    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy is not None else None
-    dtype = torch.get_default_dtype()
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        trace.removeFilter(_no_record)
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        if numpy is not None:
-            numpy.random.set_state(states[2])
-        torch.set_default_dtype(dtype)
