@@ -1,7 +1,6 @@
 """`validate`: asks every rule of every sample, and makes of the answers one report."""
 
 import platform
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from manual_backprop.validation.report.report import Report
 from manual_backprop.validation.rule import REGISTRY, Rule
 from manual_backprop.validation.rules import RULES
 from manual_backprop.validation.subject import Passes
-from manual_backprop.validation.untouched import untouched
+from manual_backprop.validation.untouched import seed_all, untouched
 from manual_backprop.validation.verdict import unchecked
 
 Progress = Callable[[Rule, int, int], None]
@@ -104,8 +103,7 @@ def _merged(found: list[Finding]) -> list[Finding]:
 
 def answers(rule: Rule, case: Case) -> list[Finding]:
     """The findings of one rule about one case: one at least."""
-    torch.manual_seed(case.seed)
-    random.seed(case.seed)
+    seed_all(case.seed)
     case.ask(rule)
     try:
         for need in rule.needs:
