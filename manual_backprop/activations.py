@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
+from manual_backprop import _torch
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -96,11 +98,11 @@ def identity_prime(_: Tensor) -> float:
     return 1.0
 
 
-aten = torch.ops.aten
-
-
-def _in_one_pass(new: Any, into: Any, *numbers: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """x ⊙ σ′ by one of ATen's operations, in its two forms."""
+def _in_one_pass(name: str, *numbers: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """x ⊙ σ′ by one of ATen's operations, in its two forms; None where torch has it no longer."""
+    new, into = _torch.operation(f"{name}.default"), _torch.operation(f"{name}.grad_input")
+    if new is None or into is None:
+        return None
 
     def times_derivative(x: Tensor, value: Tensor, out: Tensor | None) -> Tensor:
         return new(x, value, *numbers) if out is None else into(x, value, *numbers, grad_input=out)
@@ -108,9 +110,9 @@ def _in_one_pass(new: Any, into: Any, *numbers: float) -> Callable[[Tensor, Tens
     return times_derivative
 
 
-_sigmoid_error = _in_one_pass(aten.sigmoid_backward.default, aten.sigmoid_backward.grad_input)
-_tanh_error = _in_one_pass(aten.tanh_backward.default, aten.tanh_backward.grad_input)
-_relu_error = _in_one_pass(aten.threshold_backward.default, aten.threshold_backward.grad_input, 0)
+_sigmoid_error = _in_one_pass("sigmoid_backward")
+_tanh_error = _in_one_pass("tanh_backward")
+_relu_error = _in_one_pass("threshold_backward", 0)
 
 
 def _identity_error(x: Tensor, _: Tensor, out: Tensor | None) -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from manual_backprop import kernels
+from manual_backprop import _torch, kernels
 from manual_backprop.activations import Activation, identity
 from manual_backprop.costs import Cost, reduce
 from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
@@ -172,21 +172,14 @@ class TwoForms:
         if plain_call():
             return self.plain.apply(*inputs)
         if torch.compiler.is_compiling():
-            bare = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
+            bare = torch.compiler.is_exporting() or _torch.transform_is_active()
             return self.full.forward(*inputs) if bare else self.plain.apply(*inputs)
-        return self.full.forward(*inputs) if _forward_mode_is_nested() else self.full.apply(*inputs)
+        return self.full.forward(*inputs) if _torch.forward_mode_is_nested() else self.full.apply(*inputs)
 
 
 def plain_call() -> bool:
     """Whether this call is neither traced by the compiler nor under a transform, forward mode among them."""
-    return not (
-        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
-
-
-def _forward_mode_is_nested() -> bool:
-    transforms = torch._C._functorch.get_interpreter_stack() or []
-    return sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms) > 1
+    return not (torch.compiler.is_compiling() or _torch.transform_is_active() or _torch.forward_mode_is_on())
 
 
 linear_activation = TwoForms(LinearActivationFunction)
@@ -243,7 +236,7 @@ class NetworkCostFunction(Function):
         if ctx.at_once:
             grad_input, *gradients = (None if gradient is None else gradient * grad_output for gradient in saved)
             return grad_input, None, None, None, None, *gradients
-        ctx.maybe_clear_saved_tensors()  # unless the graph is retained: each a^l goes where it was used last
+        _torch.free_saved(ctx)  # unless the graph is retained: each a^l goes where it was used last
         needs_input_grad, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
         gradients = [None] * (2 * layers)
         activated, weighted = [input, *saved[:layers]], saved[layers:]
