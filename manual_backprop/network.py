@@ -32,7 +32,6 @@ class _Buffers(NamedTuple):
     ones: Tensor  # (N,)
     z: list[Tensor]  # and a, written over it
     deltas: list[Tensor]
-    deltas_t: list[Tensor]  # the same, transposed
 
 
 class Network:
@@ -94,7 +93,7 @@ class Network:
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # a copied deltas_t is no view of deltas
+        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # the first step makes them anew
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -117,13 +116,14 @@ class Network:
         rows = samples.numel()
         buffers = self._new_buffers(rows)  # its own, so that several threads may ask at once
         inputs = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), buffers)
-        deltas = [delta.mul_(1 / max(1, rows)) for delta in buffers.deltas]
+        mean, ones = 1 / max(1, rows), buffers.ones
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
+        layers = list(zip(self.weights, self.biases, buffers.deltas, inputs, strict=True))
         return Gradients(
-            weights=[weight_gradient(delta, a) for delta, a in zip(deltas, inputs, strict=True)],
-            biases=[bias_gradient(delta) for delta in deltas],
-            deltas=[delta.reshape(*samples, delta.shape[-1]) for delta in deltas],
+            weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, _, delta, a in layers],
+            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for _, b, delta, _ in layers],
+            deltas=[(delta * mean).reshape(*samples, delta.shape[-1]) for delta in buffers.deltas],
         )
 
     def _inputs_and_errors(self, x: Tensor, y: Tensor, buffers: _Buffers) -> list[Tensor]:
@@ -207,20 +207,20 @@ class Network:
         self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         inputs, mean = self._inputs_and_errors(x, y, buffers), 1 / max(1, x.shape[0])
-        weights, biases, deltas_t, ones = self.weights, self.biases, buffers.deltas_t, buffers.ones
+        weights, biases, deltas, ones = self.weights, self.biases, buffers.deltas, buffers.ones
 
-        # 5. BP3 and BP4 and the step in one product each.
+        # 5. Output (BP3, BP4) and the step, w → w − η (∂C/∂w + λ/n w), in one product each.
         if not momentum:
-            for w, b, delta_t, a in zip(weights, biases, deltas_t, inputs, strict=True):
-                kernels.addmm_(w, delta_t, a, beta=1 - learning_rate * weight_decay, alpha=-learning_rate * mean)
-                b.addmv_(delta_t, ones, alpha=-learning_rate * mean)
+            for w, b, delta, a in zip(weights, biases, deltas, inputs, strict=True):
+                weight_gradient(delta, a, into=w, keep=1 - learning_rate * weight_decay, scale=-learning_rate * mean)
+                bias_gradient(delta, into=b, keep=1.0, scale=-learning_rate * mean, ones=ones)
             return
-        parameters = weights + biases
+        parameters, layers = weights + biases, len(weights)
         self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
-        for v, w, delta_t, a in zip(self.velocities, weights, deltas_t, inputs, strict=False):
-            kernels.addmm_(v, delta_t, a, beta=momentum, alpha=mean).add_(w, alpha=weight_decay)
-        for v, delta_t in zip(self.velocities[len(weights) :], deltas_t, strict=True):
-            v.addmv_(delta_t, ones, beta=momentum, alpha=mean)
+        for v, w, delta, a in zip(self.velocities[:layers], weights, deltas, inputs, strict=True):
+            weight_gradient(delta, a, into=v, keep=momentum, scale=mean).add_(w, alpha=weight_decay)
+        for v, delta in zip(self.velocities[layers:], deltas, strict=True):
+            bias_gradient(delta, into=v, keep=momentum, scale=mean, ones=ones)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
 
@@ -310,5 +310,4 @@ class Network:
         def rows() -> list[Tensor]:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
-        deltas = rows()
-        return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
+        return _Buffers(w.new_ones(n), rows(), rows())

@@ -130,7 +130,7 @@ def validate(arguments: argparse.Namespace) -> int:
     options |= {"only": _listed(arguments.only) or None, "skip": _listed(arguments.skip)}
     with terminal.progress() as bar:
         try:
-            report = ask(func, inputs, progress=bar.probe, **options)
+            report = ask(func, inputs, progress=bar.rule, **options)
         except (TypeError, ValueError) as error:
             raise CannotRun(" ".join(str(error).split())) from error
     if arguments.json is not None:
@@ -169,17 +169,16 @@ def _summary_writer(folder: Path | None) -> Any:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Says what a code means, with a real bug, a wrong snippet and a right one; lists the codes where none is given."""
-    from manual_backprop.validation import PROBES
-    from manual_backprop.validation.explanations import EXPLANATIONS, PRELUDE
+    from manual_backprop.validation import RULES
+    from manual_backprop.validation.rules.skeletons import PRELUDE
 
-    probes = {probe.code: probe for probe in PROBES}
     if arguments.code is None:
-        terminal.show_codes(list(probes.values()))
+        terminal.show_codes(RULES)
         return PASSED
-    code = arguments.code.upper()
-    if code not in EXPLANATIONS or code not in probes:
+    rule = next((rule for rule in RULES if rule.code == arguments.code.upper()), None)
+    if rule is None:
         raise CannotRun(f"no code {arguments.code!r}; `manual-backprop explain` lists them")
-    terminal.show_explanation(probes[code], EXPLANATIONS[code], PRELUDE)
+    terminal.show_explanation(rule, PRELUDE)
     return PASSED
 
 

@@ -167,7 +167,10 @@ def _onednn_can(*tensors: Tensor) -> bool:
     return (
         all(type(x) in cpp.PLAIN and x.is_cpu and x.layout == torch.strided for x in tensors)
         and all(x.dtype == tensors[0].dtype for x in tensors)
-        and (tensors[0].dtype == torch.float32 or (tensors[0].dtype == torch.bfloat16 and not _smallest))
+        and (
+            tensors[0].dtype == torch.float32
+            or (tensors[0].dtype == torch.bfloat16 and not _smallest and _processor_has_bfloat16())
+        )
         and all(x.is_contiguous() or (x.dim() > 1 and x.mT.is_contiguous()) for x in tensors)
         and all(x.numel() for x in tensors)
         and _unrecorded()
@@ -183,10 +186,9 @@ def _smallest_product(kernel: str) -> float:
     if kernel not in KERNELS:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {kernel!r}")
     wanted = kernel == "onednn" or (kernel in ("auto", "compiled") and _amd_with_avx512())
-    if not wanted:
-        return float("inf")
-    if not _operation_is_there():
-        warnings.warn("torch has no mkldnn::_linear_pointwise as it was: ATen multiplies instead", stacklevel=3)
+    if not wanted or not _operation_is_there():
+        if kernel == "onednn":  # the rule may choose ATen in silence: nobody has asked for oneDNN
+            warnings.warn("torch has no mkldnn::_linear_pointwise as it was: ATen multiplies instead", stacklevel=3)
         return float("inf")
     return 0 if kernel == "onednn" else SMALLEST
 
@@ -196,6 +198,13 @@ def _operation_is_there() -> bool:
     return torch.backends.mkldnn.is_available() and _SCHEMA in map(
         str, torch._C._jit_get_schemas_for_operator("mkldnn::_linear_pointwise")
     )
+
+
+@functools.cache
+def _processor_has_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this processor: on x86 it wants AVX-512, and raises without."""
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return ask is not None and bool(ask())
 
 
 @functools.cache

@@ -1,6 +1,10 @@
 """oneDNN and our own C++ where they can run, ATen everywhere else, and the same results."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from manual_backprop.kernels import cpp
 from tests.cases import assert_within_budget, params, softplus, steep_sigmoid
 from tests.kernels.test_cpp import needs_compiler
 
-pytestmark = pytest.mark.skipif(not kernels._operation_is_there(), reason="this torch has no oneDNN operation")
+needs_onednn = pytest.mark.skipif(not kernels._operation_is_there(), reason="this torch has no oneDNN operation")
 SHAPES = params({"odd": (7, 5, 3), "one_sample": (1, 64, 32), "wide": (33, 130, 70), "large": (128, 512, 256)})
 DTYPES = params({"float32": torch.float32, "bfloat16": torch.bfloat16})
 ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplus)})
@@ -25,7 +29,9 @@ def choice_of_the_process():
         yield
 
 
-@pytest.fixture(params=["aten", "onednn", pytest.param("compiled", marks=needs_compiler)])
+@pytest.fixture(
+    params=["aten", pytest.param("onednn", marks=needs_onednn), pytest.param("compiled", marks=needs_compiler)]
+)
 def kernel(request):
     kernels.use(request.param)
     return request.param
@@ -128,9 +134,35 @@ def test_beta_0_forgets_a_nan(kernel):
         torch.testing.assert_close(kernels.addmm_(c, a, b, beta=0, alpha=2), 2 * (a @ b))
 
 
+@needs_onednn
 def test_plain_tensors_take_onednn(calls):
     functional.linear_sigmoid(*(torch.randn(s, requires_grad=True) for s in ((8, 4), (3, 4), (3,)))).sum().backward()
     assert len(calls) == 3  # z and a in one, ∂C/∂input, ∂C/∂weight
+
+
+def bfloat16_layer():
+    """Forward and backward under "onednn"."""
+    kernels.use("onednn")
+    x, w = (torch.randn(s, dtype=torch.bfloat16, requires_grad=True) for s in ((8, 4), (3, 4)))
+    functional.linear_sigmoid(x, w).sum().backward()
+    return x.grad
+
+
+@needs_onednn
+@pytest.mark.skipif(not kernels._processor_has_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
+def test_bfloat16_takes_onednn(calls):
+    bfloat16_layer()
+    assert len(calls) == 3
+
+
+@needs_onednn
+def test_bfloat16_is_atens_where_the_processor_has_no_avx512():
+    """oneDNN is told what it may use when it is loaded: so in a process of its own."""
+    code = "from tests.kernels.test_kernels import bfloat16_layer; assert bfloat16_layer().isfinite().all()"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 class Watching(TorchDispatchMode):
@@ -309,12 +341,14 @@ OTHERS = {
 }
 
 
+@needs_onednn
 @pytest.mark.parametrize("function", OTHERS.values(), ids=OTHERS)
 def test_everything_else_is_atens(function, calls):
     function()
     assert not calls
 
 
+@needs_onednn
 def test_a_backward_that_is_recorded_is_atens(calls):
     """oneDNN's operation has no derivative, and a second derivative needs one."""
     x, w = torch.randn(8, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
@@ -328,6 +362,7 @@ def test_a_backward_that_is_recorded_is_atens(calls):
     torch.testing.assert_close(ours, second(lambda x, w: torch.nn.functional.linear(x, w).sigmoid()))
 
 
+@needs_onednn
 def test_the_rule_goes_by_size(monkeypatch):
     monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
     taken = []
@@ -347,6 +382,7 @@ def test_other_processors_keep_aten(monkeypatch):
 
 
 @needs_compiler
+@needs_onednn
 def test_it_says_what_is_chosen(monkeypatch):
     monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
     kernels.use("compiled")
@@ -361,6 +397,8 @@ def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
         kernels.use("onednn")
     assert len(warned) == 1
     assert kernels.chosen() == "aten"
+    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    kernels.use("auto")  # nobody has asked for oneDNN: a warning would be an error
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         kernels.matmul(torch.randn(3, 3), torch.randn(3, 3))
