@@ -48,12 +48,12 @@ def output_error(
 
     Args:
         grad_a: ∂C/∂a^L, ``(*, o)``.
-        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron; or an `Activation.prime`, which
-            is computed and multiplied in one.
+        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron; or an
+            `Activation.derivative_of`, which is computed and multiplied in one.
         out: where δ^L is written, ``(*, o)``; a new tensor where it is None.
 
     Returns:
-        δ^L, ``(*, o)``; ``grad_a`` itself where ``out`` is, or for the `Activation.prime` of a linear neuron.
+        δ^L, ``(*, o)``; ``grad_a`` itself where ``out`` is, or for the `Activation.derivative_of` of a linear neuron.
 
     Example:
         >>> output_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))  # the book's Hadamard product

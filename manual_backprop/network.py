@@ -1,7 +1,6 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from manual_backprop import kernels
 from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
-from manual_backprop.kernels import cuda_graph, epoch
 
 GATHERED = 2**18
 """Numbers that are gathered for the mini-batches to come, which stay in the cache of a core: 1 MiB of float32."""
@@ -44,8 +42,8 @@ class Network:
         output_activation: of the last layer; the same as `activation` where it is None.
         device, dtype: of the weights and biases.
         compile: let `sgd` run many steps in one call of C++ where the network is so small that Python would take most
-            of the time (`compiled.py` says which); it needs a C++ compiler, and does without after a warning. On CUDA:
-            let it capture the step as a CUDA graph (`captured.py`).
+            of the time (`kernels/cpp.py` says which); it needs a C++ compiler, and does without after a warning. On
+            CUDA: let it capture the step as a CUDA graph (`kernels/cuda_graph.py`).
 
     Attributes:
         weights: the w^l, ``(o, i)`` each; drawn from N(0, 1), as the biases, from torch's global generator.
@@ -142,13 +140,11 @@ class Network:
             inputs.append(a)
             if short and layer == last:
                 z = kernels.linear(a, w, b, identity, z_out)  # δ^L is computed from z^L alone
-            elif f.needs == "z":
-                z = kernels.linear(a, w, b, identity, z_out)
-                a = f.function(z)
-                sigma_primes.append(f.prime(z))
             else:
-                a = kernels.linear(a, w, b, f, z_out)
-                sigma_primes.append(f.prime(a))
+                of_product, after = f.split()
+                value = kernels.linear(a, w, b, of_product, z_out)
+                a = after.function(value)
+                sigma_primes.append(f.derivative_of(value))
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
         deltas = buffers.deltas
@@ -258,10 +254,13 @@ class Network:
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        if self.compile and epoch.can_run(self, x, y, batch_size, order):
-            epoch.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
+        network = self.weights, self.biases, self.velocities, self.activations
+        cost = self.cost.of_weighted_input_of(self.activations[-1]) or self.cost
+        if self.compile and kernels.sgd(*network, cost, x, y, batch_size, rates, order, momentum, weight_decay):
             return
-        descend = partial(cuda_graph.step_of(self), self) if self.compile and x.is_cuda else self._descend
+        descend = self._descend
+        if self.compile and x.is_cuda:
+            descend = kernels.captured(self, descend, lambda: self.weights + self.biases + self.velocities)
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
             descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
 

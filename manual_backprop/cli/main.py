@@ -1,4 +1,4 @@
-"""``manual-backprop validate | explain | zoo | mutate``: the validator on the command line.
+"""``manual-backprop validate | explain | zoo | mutate | new-rule``: the validator on the command line.
 
 Exit status: 0 passed, 1 failed, 2 could not run, with one line on stderr that says why.
 """
@@ -55,7 +55,7 @@ def _refused(message: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="manual-backprop", description="Is a hand-written backward pass right?")
-    commands = top.add_subparsers(dest="command", required=True, metavar="validate | explain | zoo | mutate")
+    commands = top.add_subparsers(dest="command", required=True, metavar="validate | explain | zoo | mutate | new-rule")
     for name, run, words, add in COMMANDS:
         command = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         command.set_defaults(run=run)
@@ -99,6 +99,11 @@ def _mutate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs of your tests at once (%(default)s)")
     command.add_argument("--timeout", type=float, metavar="S", help="seconds a mutant (ten times the true backward's)")
     command.add_argument("--json", type=Path, metavar="F", help="write the outcomes as JSON")
+
+
+def _new_rule_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("code", metavar="CODE", help="MB512, or MB5xx for the next free one of its family")
+    command.add_argument("name", metavar="NAME", help="words with hyphens, such as torn-buffer")
 
 
 def _listed(values: list[str] | None) -> list[str]:
@@ -255,9 +260,19 @@ def _experiment(arguments: argparse.Namespace) -> tuple[list[type], Any]:
     return functions, tests
 
 
+def new_rule(arguments: argparse.Namespace) -> int:
+    """Writes the skeleton of a rule of the validator, and says what is to be done next."""
+    from manual_backprop.cli.new_rule import write
+
+    path = write(arguments.code, arguments.name)
+    print(f"{path}\nREADME.md beside it says what to fill in, and which entry of the zoo it wants.")
+    return PASSED
+
+
 COMMANDS = (
     ("validate", validate, "finds every way in which a hand-written backward pass is wrong", _validate_arguments),
     ("explain", explain, "says what a code means, with a real bug, a wrong and a right snippet", _explain_arguments),
     ("zoo", zoo, "shows what gradcheck and validate find among wrong and right backward passes", _zoo_arguments),
     ("mutate", mutate, "breaks a backward on purpose, and lists what your tests do not notice", _mutate_arguments),
+    ("new-rule", new_rule, "writes the skeleton of a new rule of the validator", _new_rule_arguments),
 )

@@ -10,23 +10,22 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manual_backprop import functional, functions, kernels, nn
+from manual_backprop import _torch, functional, functions, kernels, nn
 from manual_backprop.activations import identity, relu, sigmoid, tanh
-from manual_backprop.kernels import cpp
+from manual_backprop.kernels import choice, cpp, onednn
 from tests.cases import assert_within_budget, params, softplus, steep_sigmoid
 from tests.kernels.test_cpp import needs_compiler
 
-needs_onednn = pytest.mark.skipif(not kernels._operation_is_there(), reason="this torch has no oneDNN operation")
+needs_onednn = pytest.mark.skipif(not onednn.there(), reason="this torch has no oneDNN operation")
 SHAPES = params({"odd": (7, 5, 3), "one_sample": (1, 64, 32), "wide": (33, 130, 70), "large": (128, 512, 256)})
 DTYPES = params({"float32": torch.float32, "bfloat16": torch.bfloat16})
 ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplus)})
 
 
 @pytest.fixture(autouse=True)
-def choice_of_the_process():
+def choice_of_the_process(monkeypatch):
     """Restored after every test: the others of this process may run under another one than the rule."""
-    with kernels.using("auto"):
-        yield
+    monkeypatch.setattr(choice, "_of_process", choice.Choice(choice.NEVER, compiled=False))
 
 
 @pytest.fixture(
@@ -40,8 +39,8 @@ def kernel(request):
 @pytest.fixture
 def calls(monkeypatch):
     """The products that oneDNN takes."""
-    taken, right = [], kernels._onednn
-    monkeypatch.setattr(kernels, "_onednn", lambda *arguments: taken.append(arguments) or right(*arguments))
+    taken, right = [], onednn.product
+    monkeypatch.setattr(onednn, "product", lambda *arguments: taken.append(arguments) or right(*arguments))
     kernels.use("onednn")
     return taken
 
@@ -149,7 +148,7 @@ def bfloat16_layer():
 
 
 @needs_onednn
-@pytest.mark.skipif(not kernels._processor_has_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
+@pytest.mark.skipif(not _torch.onednn_has_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
 def test_bfloat16_takes_onednn(calls):
     bfloat16_layer()
     assert len(calls) == 3
@@ -364,19 +363,19 @@ def test_a_backward_that_is_recorded_is_atens(calls):
 
 @needs_onednn
 def test_the_rule_goes_by_size(monkeypatch):
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
     taken = []
-    monkeypatch.setattr(kernels, "_onednn", lambda x, w, b, f: taken.append(f) or x @ w.mT)
+    monkeypatch.setattr(onednn, "product", lambda x, w: taken.append("onednn") or x @ w.mT)
     kernels.use("auto")
-    side = int(kernels.SMALLEST ** (1 / 3))
+    side = int(onednn.SMALLEST ** (1 / 3))
     with torch.no_grad():
-        for size, expected in ((side - 1, []), (side + 1, ["none"])):
+        for size, expected in ((side - 1, []), (side + 1, ["onednn"])):
             kernels.matmul(torch.randn(size, size), torch.randn(size, size))
             assert taken == expected
 
 
 def test_other_processors_keep_aten(monkeypatch):
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: False)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: False)
     kernels.use("auto")
     assert kernels.chosen() == "aten"
 
@@ -384,7 +383,7 @@ def test_other_processors_keep_aten(monkeypatch):
 @needs_compiler
 @needs_onednn
 def test_it_says_what_is_chosen(monkeypatch):
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
     kernels.use("compiled")
     assert kernels.chosen() == (
         "compiled up to 1,000,000 multiplications, else onednn from 16,000,000 multiplications on, else aten"
@@ -392,12 +391,12 @@ def test_it_says_what_is_chosen(monkeypatch):
 
 
 def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
-    monkeypatch.setattr(kernels, "_operation_is_there", lambda: False)
+    monkeypatch.setattr(onednn, "there", lambda: False)
     with pytest.warns(UserWarning, match="ATen multiplies instead") as warned:
         kernels.use("onednn")
     assert len(warned) == 1
     assert kernels.chosen() == "aten"
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
     kernels.use("auto")  # nobody has asked for oneDNN: a warning would be an error
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
