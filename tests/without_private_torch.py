@@ -1,6 +1,6 @@
 """A program of its own: for each name on its command line, a child without that part of torch imports and trains.
 
-``python without_private_torch.py torch._C._is_tracing …`` prints a line for each name: the name, and ``ok`` or the error.
+``python without_private_torch.py torch._C._is_tracing …`` prints a line for each name: it, and ``ok`` or the error.
 The part is gone while the package is imported, and put back then, since torch itself may need it to train.
 """
 
