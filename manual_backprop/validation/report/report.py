@@ -20,6 +20,7 @@ class Report(Findings):
     """All findings about one callable; prints itself. ``bool(report)`` is ``report.verdict == "passed"``.
 
     Example:
+        >>> from manual_backprop import Finding
         >>> report = Report("square", (Finding("pass", "ok", code="MB101", check="derivative", family="calculus"),))
         >>> bool(report), report.verdict, report.failures
         (True, 'passed', ())
