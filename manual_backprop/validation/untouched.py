@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from manual_backprop import _torch
+
 _ONE_AT_A_TIME = threading.RLock()
 _callers: list[torch.device | None] = []  # the default devices that callers have set, the innermost last
 CPU = torch.device("cpu")
@@ -78,7 +80,7 @@ def _random_states() -> Iterator[None]:
     state, of_python = torch.get_rng_state(), random.getstate()
     of_numpy = numpy.random.get_state() if numpy is not None else None
     of_devices = {module: _of_all_devices(module, "get_rng_state")() for module in _accelerators()}
-    queued = [(tracker, dict(vars(tracker))) for tracker in _seed_queues()]
+    queued = [(queue, dict(vars(queue))) for queue in _torch.seed_queues()]
     try:
         yield
     finally:
@@ -91,8 +93,8 @@ def _random_states() -> Iterator[None]:
                 _of_all_devices(module, "set_rng_state")(of_devices[module])
             else:  # first used in the block: it starts where the caller's last `torch.manual_seed` lets it start
                 _of_all_devices(module, "manual_seed")(torch.initial_seed())
-        for tracker, before in queued:
-            vars(tracker).update(before)
+        for queue, before in queued:
+            vars(queue).update(before)
 
 
 def _accelerators() -> list[ModuleType]:
@@ -106,13 +108,6 @@ def _accelerators() -> list[ModuleType]:
 def _of_all_devices(module: ModuleType, name: str) -> Any:
     """`torch.cuda.get_rng_state_all`; of a kind that has one device, such as `torch.mps`, `get_rng_state`."""
     return getattr(module, f"{name}_all", None) or getattr(module, name)
-
-
-def _seed_queues() -> list[Any]:
-    """Where `torch.manual_seed` queues a seed for a device that is not initialised; private, so without it none."""
-    modules = (getattr(torch, kind, None) for kind in ("cuda", "xpu", "mtia"))
-    queues = (getattr(module, "_lazy_seed_tracker", None) for module in modules)
-    return [queue for queue in queues if queue is not None]
 
 
 def _numpy() -> Any:
