@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from manual_backprop.monitor.monitor import Monitor as Monitor
     from manual_backprop.validation import Finding as Finding
     from manual_backprop.validation import Report as Report
-    from manual_backprop.validation import validate as validate
+    from manual_backprop.validation.validate import validate as validate
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from manual_backprop import nn
-from manual_backprop.conversion.calls import Call, follow, hooks, own_forward
+from manual_backprop import _torch, nn
+from manual_backprop.conversion.calls import Call, follow, own_forward
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class _Place:
 
 def _places(model: Module) -> Iterator[_Place]:
     for path, owner in model.named_modules():
-        for namespace in (owner._modules, vars(owner)):
+        for namespace in (_torch.children(owner), vars(owner)):
             for name, value in namespace.items():
                 for fusion in FUSIONS:
                     if type(value) is fusion.module or any(value is function for function in fusion.functions):
@@ -236,7 +236,7 @@ def _standing(model: Module) -> list[tuple[dict[str, Any], str, Any]]:
     return [
         (namespace, name, value)
         for owner in model.modules()
-        for namespace in (owner._modules, vars(owner))
+        for namespace in (_torch.children(owner), vars(owner))
         for name, value in namespace.items()
         if isinstance(value, torch.nn.Identity | Passed) and _STANDS_FOR in vars(value)
     ]
@@ -286,15 +286,15 @@ def _unfit(linear: torch.nn.Linear) -> str:
 
 def _watched(linear: torch.nn.Linear) -> str:
     """Why its output has to stay z."""
-    seen = {"_forward_hooks", "_backward_hooks", "_backward_pre_hooks"}.intersection(hooks(linear))
+    seen = {"_forward_hooks", "_backward_hooks", "_backward_pre_hooks"}.intersection(_torch.hooks(linear))
     return f"it has a hook on its output ({', '.join(sorted(seen))})" if seen else ""
 
 
 def _bound(place: _Place, linear: torch.nn.Linear, calls: list[Call]) -> str:
     """Why the activation has to stay where it is."""
     if isinstance(place.original, Module):
-        if hooks(place.original):
-            return f"its activation {place.path} has a hook ({', '.join(hooks(place.original))})"
+        if _torch.hooks(place.original):
+            return f"its activation {place.path} has a hook ({', '.join(_torch.hooks(place.original))})"
         if own_forward(place.original):
             return f"its activation {place.path} has a forward of its own"
     if any(call.source is not linear for call in calls):
