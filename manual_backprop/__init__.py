@@ -9,8 +9,9 @@ from manual_backprop import kernels as kernels
 from manual_backprop import nn as nn
 from manual_backprop.activations import Activation as Activation
 from manual_backprop.activations import per_neuron as per_neuron
-from manual_backprop.conversion.swap import convert as convert
-from manual_backprop.conversion.swap import revert as revert
+from manual_backprop.conversion import conversions as conversions
+from manual_backprop.conversion import convert as convert
+from manual_backprop.conversion import revert as revert
 from manual_backprop.costs import Cost as Cost
 from manual_backprop.network import Gradients as Gradients
 from manual_backprop.network import Network as Network
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from manual_backprop.monitor.monitor import Monitor as Monitor
     from manual_backprop.validation import Finding as Finding
     from manual_backprop.validation import Report as Report
-    from manual_backprop.validation import validate as validate
+    from manual_backprop.validation.validate import validate as validate
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manual_backprop import functions
+from manual_backprop import _torch, functions
 from manual_backprop.activations import Activation, activation_named, identity, relu, sigmoid, tanh
 from manual_backprop.costs import Cost, cost_named, cross_entropy, quadratic, reduce, sigmoid_cross_entropy
 
@@ -39,10 +39,7 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
     if autocast_is_on(weight.device):
         dtype = torch.get_autocast_dtype(weight.device.type)
         input, weight, bias = _autocast(input, dtype), _autocast(weight, dtype), _autocast(bias, dtype)
-    if activation.needs == "z":
-        z = functions.linear_activation.apply(input, weight, bias, identity)
-        return functions.activation_of.apply(z, activation)
-    return functions.linear_activation.apply(input, weight, bias, activation)
+    return functions.layer(input, weight, bias, activation)
 
 
 # The casts of autocast are nodes of their own, outside of the Functions, so that a backward outside of autocast meets
@@ -52,7 +49,7 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
 def autocast_is_on(device: torch.device) -> bool:
     # The first question is the cheap one. To ask whether it is enabled is an error where there is none, as on "meta".
     return (
-        torch._C._is_any_autocast_enabled()
+        _torch.autocast_is_on_somewhere()
         and torch.amp.is_autocast_available(device.type)
         and torch.is_autocast_enabled(device.type)
     )

@@ -18,11 +18,7 @@ from torch.fx import Node, Proxy, Tracer
 from torch.fx.node import map_arg
 from torch.nn import Module
 
-METHODS: dict[type[Module], str] = {
-    torch.nn.TransformerEncoderLayer: "_ff_block",
-    torch.nn.TransformerDecoderLayer: "_ff_block",
-}
-"""Classes whose forward looks at its input, which torch.fx cannot follow, and the method that calls their Linears."""
+from manual_backprop import _torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +62,9 @@ def follow(model: Module, watched: Collection[Module]) -> list[Call]:
     return calls
 
 
-def hooks(module: Module) -> list[str]:
-    """The names of the hooks that a module has: ``["_forward_hooks"]``."""
-    return [name for name, registered in vars(module).items() if name.endswith("_hooks") and registered]
-
-
 def own_forward(module: Module) -> bool:
     """Whether this object runs something else than the forward of its class (accelerate does so; `Module.compile`)."""
-    return "forward" in vars(module) or vars(module).get("_compiled_call_impl") is not None
+    return "forward" in vars(module) or _torch.compiled_in_place(module)
 
 
 # nn.Sequential
@@ -86,13 +77,13 @@ def _is_sequential(module: Module) -> bool:
 def _inner_sequentials(model: Module) -> set[Module]:
     """Those that are as if their modules stood in the Sequential around them: with no hooks, and in one place."""
     parents = [module for module in model.modules() if _is_sequential(module)]
-    places = Counter(child for module in model.modules() for child in module._modules.values())
+    places = Counter(child for module in model.modules() for child in _torch.children(module).values())
     children = {child for parent in parents for child in parent.children() if _is_sequential(child)}
-    return {child for child in children if places[child] == 1 and child is not model and not hooks(child)}
+    return {child for child in children if places[child] == 1 and child is not model and not _torch.hooks(child)}
 
 
 def _flat(module: Module, inner: Collection[Module]) -> Iterator[Module]:
-    for child in module._modules.values():  # All of them, where `children` leaves out repeated ones.
+    for child in _torch.children(module).values():  # All of them, where `children` leaves out repeated ones.
         if child is not None:
             yield from _flat(child, inner) if child in inner else [child]
 
@@ -109,7 +100,7 @@ def _calls_in_a_forward(module: Module) -> list[Call]:
     """Followed in training and in evaluation, with its optional arguments given and left out."""
     forward = type(module).forward
     name = type(module).__name__
-    method = next((method for owner, method in METHODS.items() if forward is owner.forward), "forward")
+    method = next((method for owner, method in _torch.FEED_FORWARD.items() if forward is owner.forward), "forward")
     if own_forward(module):
         return _not_followed(module, f"this {name} has a forward of its own")
     if method == "forward" and (forward.__module__ or "").split(".")[0] == "torch":

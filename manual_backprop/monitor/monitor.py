@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from manual_backprop import _torch
 from manual_backprop.monitor.recording import Recording
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Monitor:
         if step % self.every == 0:
             self.flush()
             self._recording = Recording(_unwrapped(self.model), step, self.reference)
-            self._recording.attach(self.model, layers=not hasattr(self.model, "_orig_mod"))
+            self._recording.attach(self.model, layers=_torch.compiled_module(self.model) is None)
 
     def _write(self, last: bool) -> None:
         """What the recorded step showed, once; its learning speeds when the parameters have moved: where gradients are
@@ -192,13 +193,13 @@ class _Hook:
 
 def _stand_ins() -> bool:
     """Whether the tensors that pass by now are those of a compiler, a trace or a transform, which have no numbers."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or _torch.is_tracing() or _torch.transform_is_active()
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The module within `torch.compile` and `DistributedDataParallel`, whose paths the user knows."""
-    if hasattr(model, "_orig_mod"):
-        return _unwrapped(model._orig_mod)  # type: ignore[arg-type]
+    if (inside := _torch.compiled_module(model)) is not None:
+        return _unwrapped(inside)
     return _unwrapped(model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 

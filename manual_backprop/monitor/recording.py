@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
 
+from manual_backprop import _torch, functions
+from manual_backprop.activations import identity
 from manual_backprop.monitor import measures
 from manual_backprop.monitor.measures import Histogram
 from manual_backprop.nn import LinearActivation
@@ -33,7 +33,7 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 def _apart() -> Iterator[None]:
     """What is computed here is none of the model's: an activation checkpoint around a layer neither counts nor keeps
     it, or the layers behind it would get it for their own."""
-    with _disable_current_modes(), saved_tensors_hooks(lambda x: x, lambda x: x):
+    with _torch.without_modes(), saved_tensors_hooks(lambda x: x, lambda x: x):
         yield
 
 
@@ -124,7 +124,7 @@ class Recording:
         """A layer of ours: its output is a, so z and σ′(z) are computed here."""
         f, z = module.activation, nn.functional.linear(x, module.weight, module.bias)
         prime = f.derivative_at(z, a)
-        self._saturation(path, z, a, torch.as_tensor(prime), f.name == "relu")
+        self._saturation(path, z, a, torch.as_tensor(prime), f.module in RECTIFIERS)
         if self.reference and a.requires_grad:
             self._follow_reference(path, module, x, a)
         return prime.detach() if isinstance(prime, Tensor) else prime
@@ -158,8 +158,9 @@ class Recording:
     def _follow_reference(self, path: str, module: LinearActivation, x: Tensor, a: Tensor) -> None:
         """Holds what the layer's backward returns, for the gradient that it is given, against autograd's."""
         node: Any = a.grad_fn
-        linear = node.next_functions[0][0] if module.activation.needs == "z" else node
-        if getattr(linear, "name", str)() != "LinearActivationFunctionBackward":
+        linear = node if module.activation.split()[1] is identity else node.next_functions[0][0]
+        ours = (functions.linear_activation.plain, functions.linear_activation.full)
+        if not set(_torch.functions_of_node(linear)).intersection(ours):
             return  # a subclass with another forward, or within a transform
         incoming: list[Tensor] = []
         operands: dict[str, Tensor | None] = {"input": x, "weight": module.weight, "bias": module.bias}
@@ -232,7 +233,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _first(values: Any) -> Tensor | None:
     """The first floating tensor of a module's arguments or outputs, whatever they are nested in."""
-    leaves = pytree.tree_leaves(values)
+    leaves, _ = _torch.flatten(values)
     return next((x for x in leaves if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())), None)
 
 

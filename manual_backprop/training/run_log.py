@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 import sys
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from manual_backprop import kernels
+from manual_backprop import _torch, kernels
 from manual_backprop.monitor.monitor import LAYOUT, Monitor
 from manual_backprop.network import Network
 from manual_backprop.training import pictures
@@ -139,12 +138,8 @@ class RunLog:
             )
 
     def _graph(self, x: Tensor) -> None:
-        with self.paused(), warnings.catch_warnings():
-            # TensorBoard's own way to a graph, which takes one that is traced already. Its own tracing would compare
-            # the graph with the model, for which torch imports a second's worth of modules.
-            warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)
-            warnings.filterwarnings("ignore", "The input to trace is already a ScriptModule")
-            self.writer.add_graph(torch.jit.trace(self.module.model, x, check_trace=False), x)
+        with self.paused():
+            _torch.show_graph(self.writer, self.module.model, x)
 
     def _projector(self, test: Images, step: int) -> None:
         """The activations of the last hidden layer, each with its digit and picture."""

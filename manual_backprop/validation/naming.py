@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
+
+from manual_backprop import _torch
 
 
 def callable_of(func: Any) -> Callable[..., Any]:
@@ -37,8 +38,7 @@ def argument_names(func: Any, inputs: Sequence[Any]) -> list[str]:
     names = []
     for place, value in enumerate(inputs):
         name = parameters[place] if place < len(parameters) else f"inputs[{place}]"
-        paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(value)[0]]
-        names += [name + path for path in paths]
+        names += [name + path for path in _torch.leaf_paths(value)]
     return names
 
 

@@ -1,17 +1,18 @@
 """Many steps in one call of C++: the same as step by step."""
 
+import copy
+import dataclasses
 import shutil
+import subprocess
 
 import pytest
 import torch
 
-from manual_backprop import Network
-from manual_backprop.kernels import cpp, epoch
+from manual_backprop import Network, kernels
+from manual_backprop.kernels import cpp
 from tests.cases import FLOAT64, params, softplus
 
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("c++") or shutil.which("g++")) or not shutil.which("ninja"), reason="no C++ compiler or no ninja"
-)
+needs_compiler = pytest.mark.skipif(not shutil.which(cpp._compiler()[0]), reason="no C++ compiler")
 ACTIVATIONS = params({name: name for name in ("sigmoid", "tanh", "relu", "identity")})
 OPTIONS = params(
     {
@@ -30,6 +31,14 @@ def twins(sizes, activation="sigmoid", cost="quadratic", output="sigmoid", dtype
     return eager, fast, torch.randn(25, sizes[0], dtype=dtype), torch.rand(25, sizes[-1], dtype=dtype)
 
 
+def taken(net, x, y, batch_size, order):
+    """Whether `sgd` goes through C++; the network is left as it was."""
+    net = copy.deepcopy(net)
+    cost = net.cost.of_weighted_input_of(net.activations[-1]) or net.cost
+    rates = [0.0] * -(-len(order) // batch_size)
+    return kernels.sgd(net.weights, net.biases, net.velocities, net.activations, cost, x, y, batch_size, rates, order)
+
+
 def state(net):
     return net.weights + net.biases + net.velocities
 
@@ -42,7 +51,7 @@ def state(net):
 def test_agrees_with_the_steps_one_by_one(activation, cost, options, sizes):
     """25 samples by 10: the last mini-batch is smaller; two epochs, so that a velocity counts."""
     eager, fast, x, y = twins(sizes, activation, cost)
-    assert epoch.can_run(fast, x, y, 10, torch.arange(25))
+    assert taken(fast, x, y, 10, torch.arange(25))
     for _ in range(2):
         order = torch.randperm(25)
         for net in (eager, fast):
@@ -126,7 +135,7 @@ def test_parts_that_do_not_fit_are_left_to_torch(replace):
     """C++ would write behind them."""
     _, fast, x, y = twins([6, 3, 2])
     replace(fast)
-    assert not epoch.can_run(fast, x, y, 10, torch.arange(25))
+    assert not taken(fast, x, y, 10, torch.arange(25))
 
 
 LEFT_TO_TORCH = {
@@ -142,7 +151,7 @@ LEFT_TO_TORCH = {
 def test_what_it_does_not_know_is_left_to_torch(case):
     eager, fast, x, y = case()
     order = torch.arange(25)
-    assert not epoch.can_run(fast, x, y, 10, order)
+    assert not taken(fast, x, y, 10, order)
     if len(eager.weights[0]) < 100:
         for net in (eager, fast):
             net.sgd(x, y, 10, 0.1, order)
@@ -153,7 +162,7 @@ def test_what_it_does_not_know_is_left_to_torch(case):
 def test_without_a_compiler_it_warns_once_and_runs(compiler, monkeypatch, tmp_path):
     source = tmp_path / "sgd.cpp"
     source.write_text("this is no C++")
-    monkeypatch.setattr(cpp, "SOURCE", source)
+    monkeypatch.setattr(cpp, "SOURCES", (source,))
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     cpp.library.cache_clear()
@@ -166,3 +175,86 @@ def test_without_a_compiler_it_warns_once_and_runs(compiler, monkeypatch, tmp_pa
     for _ in range(2):
         eager.sgd(x, y, 10, 0.1, order)
     torch.testing.assert_close(state(fast), state(eager))
+
+
+@pytest.fixture
+def anew():
+    """The library is looked for again, and once more after the test."""
+    cpp.library.cache_clear()
+    yield
+    cpp.library.cache_clear()
+
+
+PYTHON_CHANGED = {
+    "arguments": (
+        lambda patch: patch.setitem(cpp.FUNCTIONS, "sgd", "pppnn"),
+        r"C\+\+ alone has function sgd float32 pppnnpddnpppn, .*; Python alone has function sgd float32 pppnn, ",
+    ),
+    "activation": (
+        lambda patch: patch.setitem(cpp.ACTIVATIONS, "relu", dataclasses.replace(cpp.ACTIVATIONS["relu"], code=7)),
+        r"C\+\+ alone has activation relu 2; Python alone has activation relu 7;",
+    ),
+    "new_activation": (
+        lambda patch: patch.setitem(cpp.ACTIVATIONS, "softplus", dataclasses.replace(softplus, code=4)),
+        "expects: Python alone has activation softplus 4;",
+    ),
+    "cost": (
+        lambda patch: patch.setattr(cpp, "COSTS", {cost: 1 - code for cost, code in cpp.COSTS.items()}),
+        "Python alone has cost quadratic 1, cost sigmoid_cross_entropy 0",
+    ),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("change", "words"), PYTHON_CHANGED.values(), ids=PYTHON_CHANGED)
+def test_python_that_calls_it_otherwise_is_refused_in_words(change, words, anew, monkeypatch):
+    """A call with other arguments, or with another code, would be a crash or a wrong number."""
+    change(monkeypatch)
+    eager, fast, x, y = twins([3, 2])
+    with pytest.warns(UserWarning, match=words):
+        fast.sgd(x, y, 10, 0.1, torch.arange(25))
+    eager.sgd(x, y, 10, 0.1, torch.arange(25))
+    torch.testing.assert_close(state(fast), state(eager))
+
+
+CPP_CHANGED = {
+    "order_of_the_enumeration": (
+        lambda code: code.replace("CODE(sigmoid) CODE(tanh)", "CODE(tanh) CODE(sigmoid)"),
+        r"C\+\+ alone has activation sigmoid 1, activation tanh 0; Python alone has",
+    ),
+    "an_argument_less": (
+        lambda code: code.replace("double momentum, double weight_decay,", "double momentum, int64_t weight_decay,"),
+        r"C\+\+ alone has function sgd float32 pppnnpdnnpppn",
+    ),
+    "no_table": (lambda code: code.replace("* table()", "* another()"), "it has no table of its functions"),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("change", "words"), CPP_CHANGED.values(), ids=CPP_CHANGED)
+def test_cpp_that_is_called_otherwise_is_refused_in_words(change, words, anew, monkeypatch, tmp_path):
+    sources = [tmp_path / source.name for source in cpp.SOURCES]
+    for old, new in zip(cpp.SOURCES, sources, strict=True):
+        new.write_text(change(old.read_text()))
+    assert [old.read_text() for old in cpp.SOURCES] != [new.read_text() for new in sources]
+    monkeypatch.setattr(cpp, "SOURCES", sources)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    with pytest.warns(UserWarning, match=words):
+        assert not cpp.can_be_built()
+    assert not cpp.can_be_built()  # a second warning would be an error
+
+
+@needs_compiler
+def test_it_is_built_once_and_whole(anew, monkeypatch, tmp_path):
+    """The next process finds it, and nothing unfinished beside it; another source is another library."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    source = tmp_path / "empty.cpp"
+    source.write_text("int nothing;")
+    monkeypatch.setattr(cpp, "SOURCES", (source,))
+    built = cpp._built()
+    assert {built, source} == set(tmp_path.iterdir())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert cpp._built() == built
+    source.write_text("int another;")
+    with pytest.raises(pytest.fail.Exception):
+        cpp._built()
