@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from manual_backprop.validation import PROBES, validate
+from manual_backprop.validation import RULES, validate
 from manual_backprop.zoo import RIGHT, WRONG
 
-CODES = [probe.code for probe in PROBES]
+CODES = [rule.code for rule in RULES]
 COMPILED = ("MB806", "MB807")  # slow, and asked only of the entries that are about them
 OTHERS = 8  # codes that are not the entry's and are asked alone; all of them would take minutes
 
