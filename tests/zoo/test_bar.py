@@ -27,8 +27,8 @@ NOT_ALONE = {
 REMEMBERED_ALONE = {"square-last-input-of-the-module": "MB504", "square-queue-of-activations": "MB504"}
 
 
-def failing(entry, only=None, skip=()):
-    report = validate(
+def report_on(entry, only=None, skip=()):
+    return validate(
         entry.function,
         entry.inputs(),
         reference=entry.reference,
@@ -36,7 +36,10 @@ def failing(entry, only=None, skip=()):
         only=only,
         skip=(*entry.skip, *skip),
     )
-    return {finding.code for finding in report.failures}, str(report)
+
+
+def codes_of(report):
+    return {finding.code for finding in report.failures}
 
 
 def not_asked(entry):
@@ -55,22 +58,23 @@ def others_of(entry):
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", WRONG, ids=lambda entry: entry.name)
 def test_wrong_fails_with_exactly_its_codes(entry):
-    codes, report = failing(entry, skip=not_asked(entry))
-    assert codes == set(entry.codes), report
+    report = report_on(entry, skip=not_asked(entry))
+    assert codes_of(report) == set(entry.codes), str(report)
+    assert all(finding.cause and finding.fix for finding in report.failures)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", WRONG, ids=lambda entry: entry.name)
 def test_each_of_its_codes_fails_alone_and_no_other(entry):
-    alone = {code for code in (*entry.codes, *others_of(entry)) if code in failing(entry, only=code)[0]}
+    alone = {code for code in (*entry.codes, *others_of(entry)) if codes_of(report_on(entry, only=code))}
     assert alone == set(entry.codes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", RIGHT, ids=lambda entry: entry.name)
 def test_right_does_not_fail(entry):
-    codes, report = failing(entry, skip=COMPILED)
-    assert not codes, report
+    report = report_on(entry, skip=COMPILED)
+    assert not report.failures, str(report)
 
 
 def test_every_code_has_an_entry_that_it_alone_catches_or_a_reason():
