@@ -9,7 +9,7 @@ from manual_backprop.zoo import RIGHT, WRONG
 
 CODES = [rule.code for rule in RULES]
 COMPILED = ("MB806", "MB807")  # slow, and asked only of the entries that are about them
-OTHERS = 8  # codes that are not the entry's and are asked alone; all of them would take minutes
+OTHERS = 16  # codes that are not the entry's and are asked alone; all of them would take minutes
 
 NOT_ALONE = {
     "MB104": "it asks what MB101 asks with a coarser measure, and is there for a second opinion",
