@@ -6,7 +6,7 @@ told the gradients and grad_outputs of one call, and returns the gradients that 
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.validation.naming import argument_names
+from manual_backprop.validation.replaced import replaced
 
 Grads = tuple[Tensor | None, ...]
 
@@ -301,16 +302,6 @@ def install(function: type, backward: Callable[..., Any]) -> None:
     setattr(function, closer(function), staticmethod(backward))
 
 
-@contextlib.contextmanager
-def installed(function: type, backward: Callable[..., Any]) -> Iterator[None]:
+def installed(function: type, backward: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
     """`backward` in the place of the Function's own, and its own back at the end."""
-    name = closer(function)
-    own, before = name in vars(function), vars(function).get(name)
-    install(function, backward)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(function, name, before)
-        else:
-            delattr(function, name)
+    return replaced(function, closer(function), staticmethod(backward))
