@@ -228,9 +228,9 @@ def watch_memory(tensor: Tensor) -> Callable[[], bool]:
 def has_no_memory(tensor: Tensor) -> bool:
     """Whether a tensor is zeros that torch does not write down, and refuses to have written to.
 
-    Without it: whether it has elements and no byte of storage.
+    Without it: whether it has elements, and no address.
     """
-    return bool(tensor.numel()) and tensor.layout == torch.strided and not tensor.untyped_storage().data_ptr()
+    return bool(tensor.numel()) and tensor.layout == torch.strided and tensor.data_ptr() == 0
 
 
 @instead_of("torch._efficientzerotensor")

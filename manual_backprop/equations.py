@@ -32,6 +32,9 @@ from torch import Tensor
 from manual_backprop.activations import Derivative
 from manual_backprop.kernels import addmm_, hadamard, matmul
 
+FEW = 16
+"""Samples up to which BP3 is added to a bias one by one, in a single call."""
+
 
 def output_error(
     grad_a: Tensor, activation_derivative: Tensor | float | Derivative, out: Tensor | None = None
@@ -132,6 +135,8 @@ def bias_gradient(
     delta = _samples(delta)
     if into is None:
         return delta.sum(0)
+    if len(delta) > FEW:  # summed first, because the product rounds ``into`` once a sample
+        delta, ones = delta.sum(0, keepdim=True), None
     return into.addmv_(delta.mT, delta.new_ones(len(delta)) if ones is None else ones, beta=keep, alpha=scale)
 
 

@@ -118,6 +118,14 @@ def test_a_gradient_into_a_tensor(equation, by_loops, signature, shape, keep, sc
     assert_close(into, expected)
 
 
+@pytest.mark.parametrize("samples", [10, 1000, 100_000])
+def test_a_bias_is_rounded_a_few_times_and_not_once_a_sample(samples):
+    delta, bias = torch.rand(samples, 30) - 0.5, 1 + torch.rand(30)
+    exact = bias.double() - 1e-3 * delta.double().sum(0)
+    bias_gradient(delta, into=bias, keep=1.0, scale=-1e-3)
+    assert float((bias.double() - exact).abs().max()) < 4 * torch.finfo(torch.float32).eps
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("equation", "by_loops", "signature"), EQUATIONS)
 def test_dtype_is_kept(equation, by_loops, signature, dtype):

@@ -1,7 +1,7 @@
-"""A program of its own: for each name on its command line, a child without that part of torch imports and trains.
+"""A program for `test_torch`: imports and trains in a child of its own for each part of torch that is taken away.
 
-``python without_private_torch.py torch._C._is_tracing …`` prints a line for each name: it, and ``ok`` or the error.
-The part is gone while the package is imported, and put back then, since torch itself may need it to train.
+``python without_private_torch.py torch._C._is_tracing …`` prints a line for each name: the name, and ok or the error;
+a+b takes away both. A part is gone while the package is imported, and put back then, since torch itself may need it.
 """
 
 import contextlib
@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.fx
-import torch.utils.checkpoint
+import torch.fx.experimental.symbolic_shapes  # what torch imports at the first backward pass, once for all children
+from torch import Tensor
+
+MISSING = object()
 
 
-class _Gone:
-    """In the place of an attribute of a class in C, which cannot be deleted."""
+class Gone:
+    """In the place of an attribute that a class inherits from C, where it cannot be deleted."""
 
     def __get__(self, instance: Any, owner: Any) -> Any:
         raise AttributeError("gone")
@@ -27,35 +29,34 @@ class _Gone:
 @contextlib.contextmanager
 def without(name: str) -> Iterator[None]:
     *path, last = name.split(".")[1:]
+    stand_in: Any = Gone()
+    if path[:1] == ["ops"]:  # an operation is looked up anew when it is deleted: its whole namespace goes
+        (*path, last), stand_in = ["ops", path[1]], types.SimpleNamespace()
     owner: Any = torch
     for step in path:
         owner = getattr(owner, step)
-    if name.startswith("torch.ops."):  # looked up anew where it is deleted
-        owner, last, empty = torch.ops, path[1], types.SimpleNamespace()
+    before = vars(owner).get(last, MISSING)
+    if before is MISSING or path == ["ops"]:
+        setattr(owner, last, stand_in)
     else:
-        empty = _Gone()
-    before, own = getattr(owner, last), last in vars(owner)
-    if own and not isinstance(empty, types.SimpleNamespace):
         delattr(owner, last)
-    else:
-        setattr(owner, last, empty)
     try:
         yield
     finally:
-        if own or isinstance(empty, types.SimpleNamespace):
-            setattr(owner, last, before)
-        else:
+        if before is MISSING:
             delattr(owner, last)
+        else:
+            setattr(owner, last, before)
 
 
 class NotSummed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         return x + bias
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> Any:
-        return grad_output, grad_output
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_output, grad_output  # wrong: the bias has no dimension for the samples
 
 
 def import_and_train(names: list[str]) -> None:
@@ -65,9 +66,8 @@ def import_and_train(names: list[str]) -> None:
         import manual_backprop as mb
         import manual_backprop.validation
         from manual_backprop import _torch
-    for name in names:
-        for part in _torch.PARTS.values():
-            assert name not in part.names or not part.there, f"{name} was not gone"
+    for part in _torch.PARTS.values():
+        assert not part.there or not {*names} & {*part.names}, f"{part} was not taken away"
     layer = mb.nn.LinearSigmoid(3, 2)
     before = layer.weight.detach().clone()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -79,19 +79,22 @@ def import_and_train(names: list[str]) -> None:
 
 
 def in_a_child(names: list[str]) -> str:
-    """``ok``, or the error."""
+    """ok, or the error in one line."""
     read, write = os.pipe()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         try:
             import_and_train(names)
             words = "ok"
         except BaseException:
             words = " ".join(traceback.format_exc().split())
-        os.write(write, words.encode()[:4000])
+        os.write(write, words.encode()[-4000:])
         os._exit(0)
     os.close(write)
     with open(read) as pipe:
-        return pipe.read()
+        words = pipe.read()
+    os.waitpid(child, 0)
+    return words
 
 
 if __name__ == "__main__":

@@ -29,9 +29,6 @@ class Learner(Protocol):
         """Gradient descent on mini-batches, a learning rate each: indices into x and y. ``samples``: how many there are
         in the mini-batch over all processes, of which ``batches`` has this one's part."""
 
-    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """The hand-written gradient of the mean cost: of the weights, then of the biases."""
-
     def velocities(self) -> list[Tensor]:
         """Of the weights, then of the biases; empty where there is no momentum yet."""
 
@@ -83,15 +80,13 @@ class NetworkLearner:
 
     def __init__(self, network: Network, config: Config, weight_decay: float, workers: Workers) -> None:
         self.network, self.momentum, self.weight_decay = network, config.momentum, weight_decay
+        self.batch_size = config.batch_size
 
     def steps(
         self, x: Tensor, y: Tensor, batches: Sequence[Tensor], samples: Sequence[int], rates: Sequence[float]
     ) -> None:
         order = torch.cat(list(batches))
-        self.network.sgd(x, y, len(batches[0]), rates, order, self.momentum, self.weight_decay)
-
-    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        return backprop_gradients(self.network, x, y)
+        self.network.sgd(x, y, self.batch_size, rates, order, self.momentum, self.weight_decay)
 
     def velocities(self) -> list[Tensor]:
         return self.network.velocities
@@ -117,10 +112,8 @@ class ModuleLearner:
         workers: Workers,
         model: torch.nn.Module,
         cost: Callable[[Tensor, Tensor], Tensor],
-        hand_written: bool,
     ) -> None:
         self.network, self.model, self.cost, self.workers = network, model, cost, workers
-        self.hand_written = hand_written
         weights, biases = _weights_and_biases(model)
         self.parameters = weights + biases
         with torch.no_grad():
@@ -152,11 +145,6 @@ class ModuleLearner:
         self.optimizer.zero_grad()
         (self.cost(self.parallel(x), y) * (self.shares / samples)).backward()
         self.optimizer.step()
-
-    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        if not self.hand_written:
-            return backprop_gradients(self.network, x, y)  # the control has none of its own
-        return list(torch.autograd.grad(self.cost(self.model(x), y) / len(x), self.parameters))
 
     def velocities(self) -> list[Tensor]:
         buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.trained)
@@ -198,7 +186,7 @@ def _layers(network: Network, config: Config, weight_decay: float, workers: Work
         dtype=config.torch_dtype,
     )
     cost = nn.SigmoidCrossEntropyCost("sum") if cross_entropy else nn.QuadraticCost("sum")
-    return ModuleLearner(network, config, weight_decay, workers, model, cost, hand_written=True)
+    return ModuleLearner(network, config, weight_decay, workers, model, cost)
 
 
 def _autograd(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
@@ -209,7 +197,7 @@ def _autograd(network: Network, config: Config, weight_decay: float, workers: Wo
         modules += [torch.nn.Linear(i, o, **place), TORCH_ACTIVATIONS[config.activation]()]
     modules[-1] = TORCH_ACTIVATIONS["identity" if config.cost == "cross_entropy" else config.output]()
     model, cost = torch.nn.Sequential(*modules), TORCH_COSTS[config.cost]
-    return ModuleLearner(network, config, weight_decay, workers, model, cost, hand_written=False)
+    return ModuleLearner(network, config, weight_decay, workers, model, cost)
 
 
 TORCH_ACTIVATIONS = {
@@ -229,24 +217,6 @@ LEARNERS: dict[str, Callable[[Network, Config, float, Workers], Learner]] = {
     "layers": _layers,
     "autograd": _autograd,
 }
-
-
-def backprop_gradients(network: Network, x: Tensor, y: Tensor) -> list[Tensor]:
-    """What the algorithm makes of it: of the weights, then of the biases."""
-    gradients = network.backprop(x, y)
-    return gradients.weights + gradients.biases
-
-
-def autograd_gradients(network: Network, x: Tensor, y: Tensor) -> list[Tensor]:
-    """What autograd makes of the same network, in nothing but torch.nn: of the weights, then of the biases."""
-    parameters = [p.detach().clone().requires_grad_() for p in network.weights + network.biases]
-    layers = len(network.weights)
-    a = x
-    for w, b, f in zip(parameters[:layers], parameters[layers:], network.activations, strict=True):
-        z = torch.nn.functional.linear(a, w, b)
-        a = TORCH_ACTIVATIONS[f.name]()(z)
-    output = z if network.cost.name == "cross_entropy" else a
-    return list(torch.autograd.grad(TORCH_COSTS[network.cost.name](output, y) / len(x), parameters))
 
 
 def clone_state(learner: Learner) -> State:
