@@ -48,7 +48,7 @@ def pass_that(how, method: str) -> Subject:
         how(method)
         return 2 * grad
 
-    return Subject(made("Twice", lambda ctx, x: 2 * x, backward), matrix())
+    return Subject(made("Doubled", lambda ctx, x: 2 * x, backward), matrix())
 
 
 @pytest.mark.parametrize("method", [*RAW, "data"])
