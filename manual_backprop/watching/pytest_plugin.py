@@ -1,4 +1,4 @@
-"""What the fixture `validate_backward` does once it is used: validate, write the report, fail the test with it.
+"""The fixture `validate_backward` at work: it validates, writes the report, and fails the test with it.
 
 The plugin that pytest loads is the module ``_manual_backprop_pytestplugin``, which says why it lies elsewhere.
 """
@@ -45,7 +45,7 @@ def written(report: Report, folder: Path, test: str, number: int) -> Path:
         report: what `validate` returned.
         folder: where to; made if it is not there.
         test: pytest's id of the test, which is unique, also among the workers of xdist.
-        number: the how-manieth report of this test it is, from 1.
+        number: of this report among those of the test, from 1.
 
     Returns:
         The path of the JSON file.
