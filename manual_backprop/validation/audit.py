@@ -1,7 +1,7 @@
-"""What `backward` itself is given and returns: the Functions of a graph, wrapped for the length of one pass.
+"""The raw arguments and returns of each `backward`: the Functions of a graph are wrapped for the length of one pass.
 
-The engine sums a broadcast gradient to the input's shape and casts its dtype before anyone sees it, so the raw return
-is recorded here, one level below.
+They are recorded here, one level below the autograd engine, because the engine sums a broadcast gradient to the input's
+shape and casts the dtype of a gradient before anyone sees it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from manual_backprop.validation.tolerances import pieces
 
 @dataclass
 class Argument:
-    """An argument of a Function's forward, as it was then."""
+    """An argument of a Function's forward, described at the time of the call."""
 
     name: str
     tensor: bool
@@ -78,7 +78,7 @@ def hand_written(outputs: Iterable[Tensor]) -> bool:
 
 @dataclass
 class Audit:
-    """A pass whose Functions were wrapped: the calls of their backwards, as far as they came, and the Functions."""
+    """A pass whose Functions were wrapped: the calls of backward that returned, and the Functions."""
 
     calls: list[Call]
     functions: list[type]
@@ -93,7 +93,7 @@ def audited(subject: Subject, values: Sequence[Tensor] | None = None, needs: Seq
         for function in functions:
             stack.enter_context(_recorded(function, calls, arguments))
         graph = subject.run(values, needs)
-        with contextlib.suppress(Broken):  # told by whoever asks for the gradients
+        with contextlib.suppress(Broken):  # because whoever asks for the gradients tells it
             subject.differentiate(graph, subject.cotangents(graph.outputs))
     return Audit(calls, functions)
 
@@ -102,7 +102,7 @@ RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 
 
 def reads_raw_memory(subject: Subject) -> bool:
-    """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
+    """Whether a pass reads memory behind torch's back. Asked, because under vmap such a read crashes the interpreter."""
     seen: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,7 +203,10 @@ def _tensors_in(value: Any, depth: int = 3) -> list[Tensor]:
 
 
 def digest(value: Any) -> bytes | None:
-    """A hash of a tensor's bytes, which NaN and the sign of zero do not escape; None for what is no strided tensor."""
+    """A hash of a tensor's bytes; None for anything else than a strided tensor.
+
+    Bytes are compared and not numbers, because ``NaN == NaN`` is false and ``0.0 == -0.0`` is true.
+    """
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return None
     found = hashlib.blake2b(digest_size=16)

@@ -143,9 +143,9 @@ def _broken(case: Case, broken: Broken) -> Finding:
     """The plain pass itself raises: told once as a failure, and as a skip wherever else it stops a rule."""
     if "plain" in vars(case) and broken.stage == "forward":
         return case.finding("inconclusive", f"forward does not take the values tried: {one_line(broken)}")
-    if case.told == str(broken):
+    if case.reported == str(broken):
         return case.finding("skip", f"not asked: {one_line(broken)}")
-    case.told = str(broken)
+    case.reported = str(broken)
     return _crash(case, f"{broken.stage} raised", broken.error)
 
 
