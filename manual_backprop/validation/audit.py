@@ -102,7 +102,7 @@ RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 
 
 def reads_raw_memory(subject: Subject) -> bool:
-    """Whether a pass reads memory behind torch's back. Asked, because under vmap such a read crashes the interpreter."""
+    """Whether a pass reads memory behind torch's back, because under vmap such a read crashes the interpreter."""
     seen: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

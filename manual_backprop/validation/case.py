@@ -87,7 +87,7 @@ class Case(Subject):
 
     @property
     def audit(self) -> Audit:
-        """The plain pass with the raw return of each hand-written backward; made anew at each call where it is large."""
+        """The plain pass with the raw return of each hand-written backward; made anew each time where it is large."""
         return audited(self) if self.large else self._audit
 
     @functools.cached_property

@@ -278,7 +278,7 @@ def diagnose(evidence: Evidence) -> tuple[str, str]:
         for cause, fix in test(evidence):
             return cause, fix
     return (
-        f"no pattern fits; the worst elements (expected → got): {_worst(evidence)}",
+        f"no pattern fits; the worst elements, expected and got: {_worst(evidence)}",
         "compare these elements with the formula by hand",
     )
 
