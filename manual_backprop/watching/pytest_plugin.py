@@ -1,6 +1,6 @@
-"""What the fixture `validate_backward` does once it is used: validate, write the report, fail the test with it.
+"""The work of the fixture `validate_backward`: validate, write the report, fail the test with the report.
 
-The plugin that pytest loads is the module ``_manual_backprop_pytestplugin``, which says why it lies elsewhere.
+The plugin that pytest loads is the module ``_manual_backprop_pytestplugin``; it says why it is a module of its own.
 """
 
 import functools
@@ -17,7 +17,7 @@ from manual_backprop.validation.validate import validate
 
 
 def checker(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """`validate` for one test: same arguments, same return value, but a failing report fails the test."""
+    """`validate` for one test: it takes the same arguments and returns the same, but a bad report fails the test."""
     numbers = itertools.count(1)
 
     @functools.wraps(validate)
@@ -41,9 +41,9 @@ def written(report: Report, folder: Path, test: str, number: int) -> Path:
 
     Args:
         report: what `validate` returned.
-        folder: where to; made if it is not there.
-        test: pytest's id of the test, which is unique, also among the workers of xdist.
-        number: the how-manieth report of this test it is, from 1.
+        folder: the folder to write to; made if it is missing.
+        test: pytest's id of the test, which is unique among the workers of xdist too.
+        number: the number of this report among those of the test, counted from 1.
 
     Returns:
         The path of the JSON file.
