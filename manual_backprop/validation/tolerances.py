@@ -30,8 +30,8 @@ SAME_RTOL = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 1e-2, torc
 DIFFERENCE_RTOL = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 2e-1, torch.bfloat16: 5e-1}
 
 # The budget for the error in each dtype, where eager torch's own error is not known: this many times one rounding of
-# the gradient or the conditioning noise, whichever is larger. A backward of ten steps makes about ten roundings; one that
-# computes in half precision inside float32 errs by 8192 roundings, and a half-precision accumulator by about N.
+# the gradient or the conditioning noise, whichever is larger. A backward of ten steps makes about ten roundings;
+# one that computes in half precision inside float32 errs by 8192 roundings, a half-precision accumulator by about N.
 BUDGET = {torch.float64: 256.0, torch.float32: 256.0, torch.float16: 24.0, torch.bfloat16: 16.0}
 
 # With a reference the budget is this many times the error of the reference in eager torch, plus two roundings.
