@@ -108,7 +108,7 @@ def gradient_shape(case: Case) -> Iterator[Finding]:
             yield case.fail(
                 f"{call.function.__name__}.backward returns shape {tuple(value.shape)} as the gradient of "
                 f"`{argument.name}`, which has {tuple(argument.shape)}",
-                cause=f"the sum over {axes} is missing" if axes else "no sum gives that shape: perhaps it is another's",
+                cause=f"the sum over {axes} is missing" if axes else "perhaps it is the gradient of another argument",
                 fix="sum over the axes along which forward broadcast it (Tensor.sum_to_size)",
                 input=argument.name,
             )
