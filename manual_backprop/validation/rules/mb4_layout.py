@@ -187,7 +187,7 @@ def _compared(case: Case, layout: Layout, which: str, words: str) -> list[Findin
     try:
         actual = _run(case, changed, which)
     except Broken as broken:
-        if _loud(case, broken, which):
+        if _may_be_refused(case, broken, which):
             raise Skipped(f"this layout is refused with an error: {broken}") from broken
         return [_crash(case, broken, setting)]
     if not case.compare(actual, expected, case.still):
@@ -215,7 +215,7 @@ def _kinked(case: Case, values: list[Any]) -> bool:
     return not oracle.measurable or oracle.verdict() in ("kink", "unknown")
 
 
-def _loud(case: Case, broken: Broken, which: str) -> bool:
+def _may_be_refused(case: Case, broken: Broken, which: str) -> bool:
     """Whether the refusal of a layout is acceptable.
 
     A `raise` may refuse the layout of an input, because the caller chooses it; nobody chooses that of grad_output.
