@@ -111,13 +111,13 @@ def _refuse_inference_tensors(func: Any, sample: tuple) -> None:
 
 
 def _check_forward(case: Case) -> None:
-    """Raises where a forward pass shows that the callable cannot be validated; a forward that itself raises is told
-    later, as a finding."""
+    """Raises where a forward pass shows that the callable cannot be validated; a forward that itself raises is
+    reported later, as a finding."""
     try:
         first = _seeded(case, 1)
     except Broken as broken:
         # In torch's own English, because torch has no exception class for this. Should the words change, a forward that
-        # writes into its arguments is told as a failure (it raises), never as a pass.
+        # writes into its arguments is reported as a failure (it raises), never as a pass.
         if "leaf Variable that requires grad" not in str(broken) and "view of a leaf" not in str(broken):
             return
         case.in_place = True
@@ -136,7 +136,7 @@ def _check_reference(case: Case, reference: Subject) -> None:
     try:
         mine = case.run().outputs
     except Broken:
-        return  # told as a finding
+        return  # because the rules report it as a finding
     try:
         theirs = reference.run().outputs
     except Broken as broken:

@@ -38,8 +38,8 @@ class Case(Subject):
         sample: the number of this sample, where there are several; None otherwise.
         right: the slots whose gradient an oracle of values (differences, the reference) has found right.
         rule: the rule that is asked now.
-        reported: the message of the exception that has been told as a failure, so that the rules which it stops too
-            do not tell it again.
+        reported: the message of the exception that has been reported as a failure, so that the other rules which it
+            stops do not report it again.
     """
 
     trusted = True
@@ -52,7 +52,7 @@ class Case(Subject):
         return set()
 
     def prepare(self) -> None:
-        """Measures dtype and noise of a large sample now, because later a rule holds tensors of its own beside them."""
+        """Measures dtype and noise of a large sample now, because later a rule's own tensors take memory, too."""
         if self.large:
             with contextlib.suppress(Broken):
                 _ = self.dtype, self.noise
@@ -157,7 +157,7 @@ class Case(Subject):
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def ask(self, rule: Rule) -> None:
-        """Starts to ask a rule: from here on findings bear the code of the rule, and comparisons are counted for it."""
+        """Starts to ask a rule: findings get the code of this rule from here on, and comparisons are counted for it."""
         self.rule, self.compared, self._started = rule, 0, time.perf_counter()
 
     def finding(self, status: Status, message: str, **fields: Any) -> Finding:

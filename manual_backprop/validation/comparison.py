@@ -43,9 +43,10 @@ def noise_at(
 
 
 def _noisier(noise: float | Tensor, after: Tensor, before: Tensor, size: float) -> float | Tensor:
-    """The larger of two noises, element by element where the change is near the gradient's own size.
+    """The larger of two noises, element by element where the change is above a thousandth of the gradient's own size.
 
-    A change as large as that means that some elements crossed a kink, so the allowance is for these elements alone.
+    One rounding does not move a smooth gradient that far, so some elements have crossed a kink. The allowance is then
+    for these elements alone, because it would hide a mistake in all others.
     """
     most = largest(after, before)
     if most > 1e-3 * size:

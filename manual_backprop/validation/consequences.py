@@ -18,7 +18,7 @@ from manual_backprop.validation.rule import Rule
 
 
 def with_roots(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> list[Finding]:
-    """The findings; a failure that most likely follows from another failure of the same sample bears the code of that.
+    """The findings, with `follows` set in each failure that most likely follows from another of the same sample.
 
     Args:
         rules: by code.

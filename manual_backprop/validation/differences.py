@@ -45,6 +45,7 @@ class Slope:
         rtol = DIFFERENCE_RTOL[real(dtype)]
         scale = max(size, abs(self.central))
         difference = abs(analytic - self.central)
+        # Ten times the error, because the estimate of the error is itself off by a small factor; `not`, because of NaN.
         if not (difference > 10 * self.error + rtol * scale):
             return "unknown" if difference != difference else "right"
         if self.kinked:
@@ -156,6 +157,8 @@ def _kinked(
 
     The part of their distance that is curvature shrinks with the step, so it does not count.
     """
+    # From one step to the next, ten times smaller, a distance by curvature falls to 0.1 of itself, that at a kink to 1.
+    # The distance also has to stand out from rounding and from the last digits of the slopes.
     coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
     return (
         fine > 0.3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))

@@ -153,7 +153,7 @@ class Oracle:
         return [i for i in self.asked if any(self.along([i], k) == "wrong" for k in range(DIRECTIONS))]
 
     def elements(self, slot: int, where: Sequence[int] | None = None) -> Elements:
-        """Each element of a slot's gradient beside the difference quotient at that element; a sample where many."""
+        """Each element of a slot's gradient beside the difference quotient there; where there are many, a sample."""
         value = self.values[slot]
         found = Elements(slot, list(self.sampled(value.numel()) if where is None else where), [], [], [], [])
         flat = self.flat(slot)

@@ -24,7 +24,7 @@ def judged(
             raise Skipped(f"{broken.stage} refuses: {broken.error}") from broken
         # A gradient of the wrong shape is a failure, because backward gave a wrong answer; a loud refusal is not.
         # Told by torch's own English, because torch has no exception class for it. Should the words change, such a
-        # gradient is told by `crash` (a warning under MB703) instead.
+        # gradient is reported by `crash` (a warning under MB703) instead.
         wrong = "invalid gradient" in str(broken) and shape_matters
         yield (raises if wrong else crash)(case, broken, setting)
         return

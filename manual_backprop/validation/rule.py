@@ -83,7 +83,7 @@ def rule(
     skeleton: str = "___",
     status: Literal["fail", "warn"] = "fail",
 ) -> Callable[[Callable[[Any], Iterator[Finding]]], Callable[[Any], Iterator[Finding]]]:
-    """Decorator: puts a function into the table of rules. Its docstring is the page of the rule (`sections`).
+    """Decorator: puts a function into the table of rules. The docstring of the function is the page of the rule.
 
     The name of the rule is that of the function, so that a traceback, a report and ``only=`` call it the same.
 

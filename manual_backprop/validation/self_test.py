@@ -113,9 +113,9 @@ MECHANISMS: dict[Callable[[], bool], str] = {
     _knows_the_name_in_cpp: "a backward written in C++ is taken for one of torch's own",
     _sees_the_raw_return: "a gradient of the wrong shape is not seen before torch repairs it",
     _sees_raw_memory: "NumPy and raw memory inside a pass are not seen, and vmap over them may crash the interpreter",
-    _sees_writing: "an input that forward writes into on purpose is not told from one that it spoils",
-    _sees_kept_memory: "memory that outlives a pass is not told from memory that was freed",
-    _sees_zeros_without_memory: "zeros without memory are not told from a gradient that may be written into",
+    _sees_writing: "an input that forward writes into and marks cannot be told apart from one that it spoils",
+    _sees_kept_memory: "memory that outlives a pass cannot be told apart from memory that was freed",
+    _sees_zeros_without_memory: "zeros without memory cannot be told apart from a gradient that may be written into",
     _makes_negative_views: "no tensor with the negative bit can be made to ask a backward about",
     _finds_nested_arguments: "tensors in nested arguments are not found",
 }

@@ -73,7 +73,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All findings about one callable, and the verdict that they come to.
+    """All findings about one callable, and the verdict that follows from them.
 
     Args:
         name: the name of the callable.

@@ -67,7 +67,7 @@ def _rows(report: Findings) -> Iterator[str]:
 
 
 def _sections(report: Findings) -> Iterator[str]:
-    """The findings to read, failures first; the first finding of a code bears its anchor."""
+    """The findings to read, failures first; the first finding of each code gets the anchor of that code."""
     anchored: set[str] = set()
     if any(finding.excerpt for finding in report.shown):
         yield f"<p>{LEGEND}</p>"

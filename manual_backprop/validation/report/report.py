@@ -85,7 +85,7 @@ class Report(Findings):
         writer.add_text(f"validate/{self.name}", f"```\n{self}\n```", step)
         for number, finding in enumerate(self.failures):
             if finding.excerpt:
-                # The tag bears a number, because a code may fail several times, for several inputs or settings.
+                # The tag has a number, because a code may fail several times, for several inputs or settings.
                 tag = f"validate/{number} {finding.code} {finding.input or f'output {finding.output}'}"
                 writer.add_image(tag, image(finding.excerpt), step)
 

@@ -221,7 +221,7 @@ def _may_be_refused(case: Case, broken: Broken, which: str) -> bool:
     A `raise` may refuse the layout of an input, because the caller chooses it; nobody chooses that of grad_output.
     """
     # torch says in its message that NumPy knows no lazy negation. Should the words change, the refusal is a failure,
-    # which is loud and cannot hide a wrong gradient.
+    # which nobody can miss and which hides no wrong gradient.
     bits = "numpy" in str(broken)
     chosen = which == "inputs" and broken.stage == "forward" and raised_on_purpose(broken.error)
     return bits or chosen or not case.hand_written

@@ -39,8 +39,8 @@ validate(Square, (randn(4, 3),))
 def tensors_on_ctx(case: Case) -> Iterator[Finding]:
     """Tensors are kept by save_for_backward, not as attributes of ctx.
 
-    A tensor is kept as an attribute of ctx instead of by save_for_backward. Such a tensor outlives the graph (an output
-    on ctx is a reference cycle), nobody notices when it is changed in place, and offloading and checkpointing miss it.
+    A tensor is kept as an attribute of ctx instead of by save_for_backward. The attribute outlives the graph (an output
+    on ctx is a reference cycle), no in-place change of it is noticed, and offloading and checkpointing miss it.
 
     Seen in: pytorch/pytorch#25340: a memory leak by tensors on ctx; asappresearch/sru PR#171 mended one.
 

@@ -72,7 +72,7 @@ validate(RMSNorm, (x,), reference=rms_norm)
 """
 
 # torch has no exception class for an operation that lacks a dtype, so its English is matched. Should the words change,
-# such a refusal is told as a failure, which is loud, and never as a pass.
+# a refusal is reported as a failure, which nobody can miss, and never as a pass.
 NOT_SUPPORTED = (
     "not implemented for",
     "unsupported ScalarType",

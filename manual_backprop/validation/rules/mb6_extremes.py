@@ -103,8 +103,8 @@ def tiny_elements(case: Case) -> Iterator[Finding]:
     Right:
         slope = torch.where(x.abs() < 1e-4, -x / 3, slope)
     """
-    # The square of 1e-12 vanishes beside 1; the third power of 1e-16 underflows in float32; masks, padding and ReLUs
-    # leave exact zeros behind.
+    # The square of 1e-12 is lost when it is added to 1; the third power of 1e-16 underflows in float32; masks, padding
+    # and ReLUs leave exact zeros behind.
     yield from _at_extremes(case, (1e-12, 1e-16, 0.0), "with elements of size {:g}")
 
 
@@ -170,6 +170,7 @@ def _bad_at(case: Case, oracle: Oracle, setting: str, magnitude: float) -> Itera
         if not settled(truth.slope(truth.direction([slot], "settled"))) or not _forward_agrees(oracle, truth):
             continue
         elements = truth.elements(slot, bad[:MOST_PLACES])
+        # A derivative within a thousandth of the dtype's range, because near the end of it any formula overflows.
         room = 1e-3 * torch.finfo(real(oracle.dtype)).max
         sure = [i for i, slope in enumerate(elements.slopes) if settled(slope) and abs(slope.central) < room]
         if not sure:

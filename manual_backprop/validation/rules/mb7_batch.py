@@ -66,8 +66,8 @@ validate(Softmax, (randn(4, 3),), batch_dim=0)
 def empty_batch(case: Case) -> Iterator[Finding]:
     """An empty batch gives gradients of the right shape, zero for inputs that the samples share.
 
-    A batch without samples crashes backward, or gives no gradient. Such a batch is left over at the end of an epoch, on
-    one of many workers, or behind a filter.
+    A batch without samples crashes backward, or gives no gradient. An empty batch is left over at the end of an epoch,
+    on one of many workers, or behind a filter.
 
     Seen in: Dao-AILab/flash-attention PR#2776: forward takes a batch of none, and backward was refused by CUDA;
     intel/torch-xpu-ops PR#5416: it aborted.

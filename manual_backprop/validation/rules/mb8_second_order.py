@@ -143,8 +143,9 @@ def _second_order(
     def judged(*places: int) -> tuple[str, Slope]:
         case.compared += 1
         slope = slopes(function, start, _direction(case, start, places), [second.weights], oracle.dtype)[0]
-        # Second-order terms that are tiny beside the gradient itself count as rounding. In float32 the size of the
-        # outputs counts too, because there not even a term that should be zero comes out as zero.
+        # Second-order terms that are tiny in comparison with the gradient count as rounding: 1e-9 of it in float64, and
+        # in float32 1e-3, the digits that differences have there. In float32 the size of the outputs counts too,
+        # because there not even a term that should be zero comes out as zero.
         exact = real(oracle.dtype) == torch.float64
         slope.error += 1e-9 * second.size if exact else 1e-3 * (second.size + max(map(largest, oracle.outputs)))
         return slope.judge(*second.along[places], oracle.dtype), slope
