@@ -43,8 +43,8 @@ def written(report: Report, folder: Path, test: str, number: int) -> Path:
 
     Args:
         report: what `validate` returned.
-        folder: where to; made if it is not there.
-        test: pytest's id of the test, which is unique, also among the workers of xdist.
+        folder: the folder to write to; made if it is missing.
+        test: pytest's id of the test, which is unique among the workers of xdist too.
         number: of this report among those of the test, from 1.
 
     Returns:
