@@ -135,9 +135,9 @@ def bias_gradient(
     delta = _samples(delta)
     if into is None:
         return delta.sum(0)
-    if len(delta) > FEW:  # summed first, because the product rounds ``into`` once a sample
+    if delta.shape[0] > FEW:  # summed first, because the product rounds ``into`` once a sample
         delta, ones = delta.sum(0, keepdim=True), None
-    return into.addmv_(delta.mT, delta.new_ones(len(delta)) if ones is None else ones, beta=keep, alpha=scale)
+    return into.addmv_(delta.mT, delta.new_ones(delta.shape[0]) if ones is None else ones, beta=keep, alpha=scale)
 
 
 def weight_gradient(

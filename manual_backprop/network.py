@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from manual_backprop import kernels
-from manual_backprop.activations import Activation, activation_named, identity
+from manual_backprop.activations import Activation, activation_named
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
+from manual_backprop.feedforward import layers
 
 GATHERED = 2**18
 """Numbers that are gathered for the mini-batches to come, which stay in the cache of a core: 1 MiB of float32."""
@@ -82,9 +83,9 @@ class Network:
         last = activation if output_activation is None else output_activation
         self.activations = [activation_named(activation)] * (len(sizes) - 2) + [activation_named(last)]
         self.cost = cost_named(cost)
-        layers = list(pairwise(sizes))
-        self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in layers]
-        self.biases = [torch.randn(o, device=device, dtype=dtype) for _, o in layers]
+        self._shortened = self.cost.shortened(self.activations)
+        self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in pairwise(sizes)]
+        self.biases = [torch.randn(o, device=device, dtype=dtype) for o in sizes[1:]]
         self.velocities: list[Tensor] = []
         self.compile = compile
         self._buffers: dict[tuple, _Buffers] = {}
@@ -96,7 +97,7 @@ class Network:
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
         """a^L for the input x: ``(*, sizes[0])`` to ``(*, sizes[-1])``."""
-        return self._outputs(x)[1]
+        return self._last(self.activations, x)
 
     @torch.inference_mode()
     def backprop(self, x: Tensor, y: Tensor) -> Gradients:
@@ -117,54 +118,43 @@ class Network:
         mean, ones = 1 / max(1, rows), buffers.ones
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
-        layers = list(zip(self.weights, self.biases, buffers.deltas, inputs, strict=True))
+        of_weights = zip(self.weights, buffers.deltas, inputs, strict=True)
+        of_biases = zip(self.biases, buffers.deltas, strict=True)
         return Gradients(
-            weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, _, delta, a in layers],
-            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for _, b, delta, _ in layers],
+            weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, delta, a in of_weights],
+            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for b, delta in of_biases],
             deltas=[(delta * mean).reshape(*samples, delta.shape[-1]) for delta in buffers.deltas],
         )
 
     def _inputs_and_errors(self, x: Tensor, y: Tensor, buffers: _Buffers) -> list[Tensor]:
         """Steps 1 to 4 for rows of samples: returns the a^{l-1} that come into the layers, and leaves N times the δ^l
         of the mean in ``buffers.deltas``."""
-        short = self.cost.of_weighted_input_of(self.activations[-1])
-        last = len(self.weights) - 1
+        cost, activations = self._shortened
+        weights, deltas = self.weights, buffers.deltas
+        last = len(weights) - 1
 
         # 1. Input: a^1 = x.
-        inputs, sigma_primes, a = [], [], x
+        inputs, sigma_primes = [x], []
 
         # 2. Feedforward: z^l = w^l a^{l-1} + b^l and a^l = σ(z^l), written over z^l unless that is needed.
-        for layer, (w, b, f, z_out) in enumerate(
-            zip(self.weights, self.biases, self.activations, buffers.z, strict=True)
-        ):
+        passed = layers(weights, self.biases, activations, x, keep_z=False, out=buffers.z)
+        for f, (value, a) in zip(activations, passed, strict=True):
             inputs.append(a)
-            if short and layer == last:
-                z = kernels.linear(a, w, b, identity, z_out)  # δ^L is computed from z^L alone
-            else:
-                of_product, after = f.split()
-                value = kernels.linear(a, w, b, of_product, z_out)
-                a = after.function(value)
-                sigma_primes.append(f.derivative_of(value))
+            sigma_primes.append(f.derivative_of(value))
 
-        # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
-        deltas = buffers.deltas
-        if short:
-            short.gradient(z, y, deltas[last])
-        else:
-            output_error(self.cost.gradient(a, y, deltas[last]), sigma_primes[last], deltas[last])
+        # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L); in the short form of the cost, a^L is z^L, and σ′ is 1.
+        output_error(cost.gradient(inputs.pop(), y, deltas[last]), sigma_primes[last], deltas[last])
 
         # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
         for layer in range(last - 1, -1, -1):
-            hidden_error(self.weights[layer + 1], deltas[layer + 1], sigma_primes[layer], deltas[layer])
+            hidden_error(weights[layer + 1], deltas[layer + 1], sigma_primes[layer], deltas[layer])
         return inputs
 
-    def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z^L and a^L."""
-        a = x
-        for w, b, f in zip(self.weights[:-1], self.biases, self.activations, strict=False):
-            a = kernels.linear(a, w, b, f)
-        z = kernels.linear(a, self.weights[-1], self.biases[-1], identity)
-        return z, self.activations[-1].function(z)
+    def _last(self, activations: Sequence[Activation], x: Tensor) -> Tensor:
+        """a^L of a network with these activations."""
+        for _, a in layers(self.weights, self.biases, activations, x, keep_z=False):
+            last = a
+        return last
 
     @torch.inference_mode()
     def mean_cost(self, x: Tensor, y: Tensor) -> Tensor:
@@ -175,9 +165,9 @@ class Network:
     def outputs_and_cost(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """`feedforward` and `mean_cost` in one."""
         self._expect_outputs(y, x.shape[:-1])
-        z, a = self._outputs(x)
-        short = self.cost.of_weighted_input_of(self.activations[-1])
-        return a, (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
+        cost, activations = self._shortened
+        a, output = self._last(activations, x), self.activations[-1]
+        return a if activations[-1] is output else output.function(a), cost.value(a, y).mean()
 
     @torch.inference_mode()
     def update(
@@ -211,11 +201,11 @@ class Network:
                 weight_gradient(delta, a, into=w, keep=1 - learning_rate * weight_decay, scale=-learning_rate * mean)
                 bias_gradient(delta, into=b, keep=1.0, scale=-learning_rate * mean, ones=ones)
             return
-        parameters, layers = weights + biases, len(weights)
+        parameters, count = weights + biases, len(weights)
         self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
-        for v, w, delta, a in zip(self.velocities[:layers], weights, deltas, inputs, strict=True):
+        for v, w, delta, a in zip(self.velocities[:count], weights, deltas, inputs, strict=True):
             weight_gradient(delta, a, into=v, keep=momentum, scale=mean).add_(w, alpha=weight_decay)
-        for v, delta in zip(self.velocities[layers:], deltas, strict=True):
+        for v, delta in zip(self.velocities[count:], deltas, strict=True):
             bias_gradient(delta, into=v, keep=momentum, scale=mean, ones=ones)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
@@ -254,9 +244,8 @@ class Network:
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        network = self.weights, self.biases, self.velocities, self.activations
-        cost = self.cost.of_weighted_input_of(self.activations[-1]) or self.cost
-        if self.compile and kernels.sgd(*network, cost, x, y, batch_size, rates, order, momentum, weight_decay):
+        network = self.weights, self.biases, self.velocities, self.activations, self._shortened[0]
+        if self.compile and kernels.sgd(*network, x, y, batch_size, rates, order, momentum, weight_decay):
             return
         descend = self._descend
         if self.compile and x.is_cuda:

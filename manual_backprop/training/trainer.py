@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop.feedforward import layers
 from manual_backprop.network import Network
 from manual_backprop.training import agreement, checkpoint
 from manual_backprop.training.agreement import Step, TrainingStopped
@@ -254,12 +255,10 @@ class Trainer:
 def first_layer_not_finite(network: Network, x: Tensor) -> int:
     """The first layer, counted as in the book (2 is the first with weights), whose weights, biases or weighted inputs
     are NaN or infinite; else the last, whose finite outputs have an infinite cost."""
-    a = x
-    for layer, (w, b, f) in enumerate(zip(network.weights, network.biases, network.activations, strict=True), start=2):
-        z = torch.nn.functional.linear(a, w, b)
+    passed = layers(network.weights, network.biases, network.activations, x)
+    for layer, (w, b, (z, _)) in enumerate(zip(network.weights, network.biases, passed, strict=True), start=2):
         if not all(bool(tensor.isfinite().all()) for tensor in (w, b, z)):
             return layer
-        a = f.function(z)
     return len(network.weights) + 1
 
 
