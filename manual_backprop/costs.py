@@ -53,11 +53,10 @@ class Cost:
             >>> quadratic.shortened([ACTIVATIONS["sigmoid"]])
             (quadratic, [sigmoid])
         """
-        *hidden, output = activations
+        output = activations[-1]
         # By more than its name: an activation of one's own may be called "sigmoid" too.
-        ready = ACTIVATIONS.get(output.name) is output
-        short = self.of_weighted_input.get(output.name) if ready else None
-        return (short, [*hidden, identity]) if short else (self, [*hidden, output])
+        ready = output.name in self.of_weighted_input and ACTIVATIONS.get(output.name) is output
+        return (self.of_weighted_input[output.name], [*activations[:-1], identity]) if ready else (self, [*activations])
 
     def gradient(self, a: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """∂C/∂a, written into ``out``."""

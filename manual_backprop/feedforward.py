@@ -41,5 +41,5 @@ def layers(
     for w, b, f, place in zip(weights, biases, activations, out or repeat(None, len(weights)), strict=True):
         of_product, after = (identity, f) if keep_z else f.split()
         value = kernels.linear(a, w, b, of_product, place)
-        a = after.function(value)
+        a = value if after is identity else after.function(value)
         yield value, a

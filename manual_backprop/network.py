@@ -31,6 +31,7 @@ class _Buffers(NamedTuple):
     ones: Tensor  # (N,)
     z: list[Tensor]  # and a, written over it
     deltas: list[Tensor]
+    columns: list[Tensor]  # views of the deltas, (o, N)
 
 
 class Network:
@@ -83,7 +84,6 @@ class Network:
         last = activation if output_activation is None else output_activation
         self.activations = [activation_named(activation)] * (len(sizes) - 2) + [activation_named(last)]
         self.cost = cost_named(cost)
-        self._shortened = self.cost.shortened(self.activations)
         self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in pairwise(sizes)]
         self.biases = [torch.randn(o, device=device, dtype=dtype) for o in sizes[1:]]
         self.velocities: list[Tensor] = []
@@ -92,7 +92,7 @@ class Network:
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # the first step makes them anew
+        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # copies of the columns would be no views
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class Network:
     def _inputs_and_errors(self, x: Tensor, y: Tensor, buffers: _Buffers) -> list[Tensor]:
         """Steps 1 to 4 for rows of samples: returns the a^{l-1} that come into the layers, and leaves N times the δ^l
         of the mean in ``buffers.deltas``."""
-        cost, activations = self._shortened
+        cost, activations = self.cost.shortened(self.activations)
         weights, deltas = self.weights, buffers.deltas
         last = len(weights) - 1
 
@@ -165,7 +165,7 @@ class Network:
     def outputs_and_cost(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """`feedforward` and `mean_cost` in one."""
         self._expect_outputs(y, x.shape[:-1])
-        cost, activations = self._shortened
+        cost, activations = self.cost.shortened(self.activations)
         a, output = self._last(activations, x), self.activations[-1]
         return a if activations[-1] is output else output.function(a), cost.value(a, y).mean()
 
@@ -193,20 +193,24 @@ class Network:
         self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         inputs, mean = self._inputs_and_errors(x, y, buffers), 1 / max(1, x.shape[0])
-        weights, biases, deltas, ones = self.weights, self.biases, buffers.deltas, buffers.ones
+        weights, biases, ones = self.weights, self.biases, buffers.ones
+        errors = list(zip(buffers.deltas, buffers.columns, inputs, strict=True))
 
         # 5. Output (BP3, BP4) and the step, w → w − η (∂C/∂w + λ/n w), in one product each.
         if not momentum:
-            for w, b, delta, a in zip(weights, biases, deltas, inputs, strict=True):
-                weight_gradient(delta, a, into=w, keep=1 - learning_rate * weight_decay, scale=-learning_rate * mean)
-                bias_gradient(delta, into=b, keep=1.0, scale=-learning_rate * mean, ones=ones)
+            keep, step = 1 - learning_rate * weight_decay, -learning_rate * mean
+            for w, b, (delta, columns, a) in zip(weights, biases, errors, strict=True):
+                weight_gradient(delta, a, into=w, keep=keep, scale=step, columns=columns)
+                bias_gradient(delta, into=b, keep=1.0, scale=step, columns=columns, ones=ones)
             return
         parameters, count = weights + biases, len(weights)
         self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
-        for v, w, delta, a in zip(self.velocities[:count], weights, deltas, inputs, strict=True):
-            weight_gradient(delta, a, into=v, keep=momentum, scale=mean).add_(w, alpha=weight_decay)
-        for v, delta in zip(self.velocities[count:], deltas, strict=True):
-            bias_gradient(delta, into=v, keep=momentum, scale=mean, ones=ones)
+        for v, w, (delta, columns, a) in zip(self.velocities[:count], weights, errors, strict=True):
+            weight_gradient(delta, a, into=v, keep=momentum, scale=mean, columns=columns)
+            if weight_decay:
+                v.add_(w, alpha=weight_decay)
+        for v, (delta, columns, _) in zip(self.velocities[count:], errors, strict=True):
+            bias_gradient(delta, into=v, keep=momentum, scale=mean, columns=columns, ones=ones)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
 
@@ -244,14 +248,17 @@ class Network:
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        network = self.weights, self.biases, self.velocities, self.activations, self._shortened[0]
+        cost, _ = self.cost.shortened(self.activations)
+        network = self.weights, self.biases, self.velocities, self.activations, cost
         if self.compile and kernels.sgd(*network, x, y, batch_size, rates, order, momentum, weight_decay):
             return
         descend = self._descend
         if self.compile and x.is_cuda:
             descend = kernels.captured(self, descend, lambda: self.weights + self.biases + self.velocities)
+        sizes = {min(batch_size, len(order)), len(order) % batch_size} - {0}
+        buffers = {samples: self._buffers_for(samples) for samples in sizes}
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
-            descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
+            descend(x_batch, y_batch, buffers[x_batch.shape[0]], rate, momentum, weight_decay)
 
     def _batches(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The mini-batches, in a buffer where one index_select has gathered as many as fit."""
@@ -298,4 +305,5 @@ class Network:
         def rows() -> list[Tensor]:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
-        return _Buffers(w.new_ones(n), rows(), rows())
+        deltas = rows()
+        return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
