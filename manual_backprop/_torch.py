@@ -11,7 +11,6 @@ Seen on torch 2.13 and 2.14; the fallbacks need nothing but documented torch.
 import contextlib
 import copy
 import itertools
-import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -229,9 +228,9 @@ def watch_memory(tensor: Tensor) -> Callable[[], bool]:
 def has_no_memory(tensor: Tensor) -> bool:
     """Whether a tensor is zeros that torch does not write down, and refuses to have written to.
 
-    Without it: whether it has elements and no byte of storage.
+    Without it: whether it has elements, and no address.
     """
-    return bool(tensor.numel()) and tensor.layout == torch.strided and not tensor.untyped_storage().data_ptr()
+    return bool(tensor.numel()) and tensor.layout == torch.strided and tensor.data_ptr() == 0
 
 
 @instead_of("torch._efficientzerotensor")
@@ -342,6 +341,23 @@ def compiled_module(model: nn.Module) -> nn.Module | None:
     return children(model).get("_orig_mod", only)
 
 
+# --- random numbers ---------------------------------------------------------------------------------------------------
+
+
+@instead_of("torch.cuda._lazy_seed_tracker", use=lambda cuda: lambda: [cuda, *_other_seed_queues()])
+def seed_queues() -> list[Any]:
+    """The objects in whose attributes `torch.manual_seed` leaves a seed for a device that is not initialised yet.
+
+    Without it: none, so the seed that a user's function sets there stays.
+    """
+    return []
+
+
+def _other_seed_queues() -> list[Any]:
+    found = (_found(f"torch.{kind}._lazy_seed_tracker") for kind in ("xpu", "mtia"))
+    return [queue for queue in found if queue is not _MISSING]
+
+
 # --- operations and programs ------------------------------------------------------------------------------------------
 
 
@@ -377,11 +393,6 @@ def onednn_linear() -> Callable[..., Tensor] | None:
 def onednn_has_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 on this processor, which takes AVX-512. Without it: no."""
     return False
-
-
-def compiler_log() -> logging.Logger:
-    """The logger to which the compiler writes its records by thousands. Without it: one to which nobody writes."""
-    return logging.getLogger("torch.__trace")
 
 
 def show_graph(writer: Any, model: nn.Module, x: Tensor) -> None:

@@ -1,7 +1,5 @@
 """What `validate` is given: refused in words where it cannot be asked, and made into cases."""
 
-import random
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,8 +9,10 @@ from torch import Tensor, nn
 from manual_backprop import _torch
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken, one_line
+from manual_backprop.validation.naming import argument_names
 from manual_backprop.validation.rule import Rule
 from manual_backprop.validation.subject import Subject
+from manual_backprop.validation.untouched import seed_all
 
 Names = str | Iterable[str]
 
@@ -81,6 +81,7 @@ def _samples(inputs: Any) -> list[tuple]:
 
 def _case(func: Any, sample: tuple, reference: Any, batch_dim: int | None, seed: int) -> Case:
     tensors = [leaf for leaf in _torch.flatten(sample)[0] if isinstance(leaf, Tensor)]
+    _refuse_inference_tensors(func, sample)
     if any(t.layout != torch.strided for t in tensors):
         raise TypeError("inputs: a sparse tensor is not supported; build it inside func from its values")
     if isinstance(func, nn.Module):
@@ -95,6 +96,16 @@ def _case(func: Any, sample: tuple, reference: Any, batch_dim: int | None, seed:
     if case.reference is not None:
         _check_reference(case, case.reference)
     return case
+
+
+def _refuse_inference_tensors(func: Any, sample: tuple) -> None:
+    named = list(zip(argument_names(func, sample), _torch.flatten(sample)[0], strict=True))
+    named += func.named_parameters() if isinstance(func, nn.Module) else []
+    for name, value in named:
+        if isinstance(value, Tensor) and value.is_inference():
+            raise ValueError(
+                f"inputs: `{name}` was made under torch.inference_mode, so autograd cannot record it; make it outside"
+            )
 
 
 def _check_forward(case: Case) -> None:
@@ -136,10 +147,7 @@ def _check_reference(case: Case, reference: Subject) -> None:
 
 
 def _seeded(subject: Subject, seed: int) -> list[Tensor]:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    if "numpy.random" in sys.modules:  # else nobody draws from it, and to import it takes a second
-        sys.modules["numpy"].random.seed(seed)
+    seed_all(seed)
     return subject.run().outputs
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from manual_backprop.validation.report.files import encodable
+
 OURS = str(Path(__file__).parent)
 TORCH = str(Path(torch.__file__).parent)
 STANDARD = sysconfig.get_path("stdlib")
@@ -62,5 +64,6 @@ def raised_on_purpose(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    """Its message in one line, cut where it is long; half of a surrogate pair, which nothing prints, as its escape."""
+    text = encodable(" ".join(str(error).split()))
     return text if len(text) <= 300 else text[:297] + "..."

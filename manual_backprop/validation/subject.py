@@ -16,6 +16,7 @@ from manual_backprop.validation.differences import normal
 from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.naming import argument_names, callable_of, name_of
 from manual_backprop.validation.tolerances import epsilon, pieces, real
+from manual_backprop.validation.untouched import callers_device
 
 Gradients = list[Tensor | None]
 
@@ -121,10 +122,11 @@ class Subject:
     def _called(self, arguments: Any, state: dict[str, Tensor]) -> list[Tensor]:
         """Nothing but the user's code runs here, so that whatever it raises is the user's."""
         self.passes.forward += 1
-        if self.module is None:
-            result = self.callable(*arguments)
-        else:
-            result = torch.func.functional_call(self.module, state, arguments)
+        with callers_device():
+            if self.module is None:
+                result = self.callable(*arguments)
+            else:
+                result = torch.func.functional_call(self.module, state, arguments)
         return [leaf for leaf in _torch.flatten(result)[0] if isinstance(leaf, Tensor)]
 
     def run(

@@ -1,6 +1,7 @@
 """What a verdict means: a pass compared something, a failure is the user's, and an error is the validator's own."""
 
 import functools
+import sys
 
 import pytest
 import torch
@@ -64,6 +65,14 @@ def test_an_error_of_the_validator_is_neither_a_failure_nor_a_pass():
     assert str(report).startswith("Sigmoid: ERROR (of the validator)")
     with pytest.raises(ValidationError, match="the validator itself failed"):
         report.raise_for_failures()
+
+
+def test_a_mechanism_that_finds_nothing_on_this_torch_is_an_error(monkeypatch):
+    module = sys.modules["manual_backprop.validation.validate"]
+    monkeypatch.setattr(module, "broken_mechanisms", lambda: ("on torch 9 the Functions are not found",))
+    report = validate(SIGMOID, matrix(), only="MB301")
+    assert report.verdict == "error"
+    assert report.errors[0].message == "the validator cannot do its work: on torch 9 the Functions are not found"
 
 
 def test_a_backward_that_raises_in_another_thread_only_is_a_failure():

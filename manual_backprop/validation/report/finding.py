@@ -1,12 +1,15 @@
-"""A finding: the answer of one rule about one sample."""
+"""A finding, the answer of one rule about one sample; and all findings about one callable, with their verdict."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from manual_backprop.validation.report.heat_map import Excerpt
+from manual_backprop.validation.subject import Passes
 
 Status = Literal["pass", "fail", "warn", "skip", "inconclusive", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+Verdict = Literal["passed", "failed", "unchecked", "error"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,74 @@ class Finding:
         labels = {"cause": f"most likely that of {self.follows}"} if self.follows else reasons
         labels["repro"] = self.repro if self.status != "pass" else ""
         return {label: text for label, text in labels.items() if text}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All findings about one callable, and the verdict that they come to.
+
+    Args:
+        name: of the callable.
+        findings: what the rules found, in their order.
+        seed: of all random numbers.
+        seconds: that it took.
+        versions: of torch and Python.
+        unchecked: a finding for each input whose gradient was compared with nothing that knows its values.
+        passes: how many forward and backward passes were made.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    seed: int = 0
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+    unchecked: tuple[Finding, ...] = ()
+    passes: Passes = field(default_factory=Passes)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The four ways in which it may end.
+
+        - ``"error"``: the validator itself broke, which is neither the backward's failure nor its pass;
+        - ``"failed"``: a rule failed;
+        - ``"unchecked"``: nothing failed, but some gradient's values were compared with nothing, or no rule compared
+          anything; `unchecked` says which gradient, and what to give;
+        - ``"passed"``: none of these. For each input whose gradient was asked for, differences or the reference found
+          its values right, unless the caller waived that by name (``skip="MB1"``) or chose rules that are about
+          something else (``only="MB3"``).
+        """
+        if self.errors:
+            return "error"
+        if self.failures:
+            return "failed"
+        return "passed" if self.count("pass") and not self.unchecked else "unchecked"
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "passed"
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        return self._with("fail")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return self._with("warn")
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Where the validator itself broke."""
+        return self._with("error")
+
+    @property
+    def shown(self) -> list[Finding]:
+        """What there is to read: errors, failures (the roots first), warnings, what is unchecked or inconclusive."""
+        order = ("error", "fail", "warn", "inconclusive")
+        shown = [finding for finding in (*self.unchecked, *self.findings) if finding.status in order]
+        return sorted(shown, key=lambda finding: (order.index(finding.status), bool(finding.follows)))
+
+    def _with(self, status: Status) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.status == status)
+
+    def count(self, status: Status, family: str | None = None) -> int:
+        return sum(family in (None, finding.family) for finding in self._with(status))
