@@ -1,6 +1,6 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -52,9 +52,9 @@ class Network:
         biases: the b^l, ``(o,)`` each.
         velocities: of the weights, then of the biases; empty until there is momentum.
 
-    Everything runs under `torch.inference_mode`. C is the mean over the samples. Training keeps its z, a and δ in
-    buffers, one set for each size of a mini-batch, and by ATen, with the ready activations that need no z and their
-    costs, allocates nothing after the first step of that size; oneDNN's products are new tensors.
+    Nothing is recorded by autograd, and what is returned are ordinary tensors. C is the mean over the samples. Training
+    keeps its z, a and δ in buffers, one set for each size of a mini-batch, and by ATen, with the ready activations that
+    need no z and their costs, allocates nothing after the first step of that size; oneDNN's products are new tensors.
 
     Raises:
         ValueError: fewer than two sizes, or an unknown activation or cost.
@@ -94,12 +94,12 @@ class Network:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_buffers": {}, "_gathered": None}  # copies of the columns would be no views
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def feedforward(self, x: Tensor) -> Tensor:
         """a^L for the input x: ``(*, sizes[0])`` to ``(*, sizes[-1])``."""
         return self._last(self.activations, x)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def backprop(self, x: Tensor, y: Tensor) -> Gradients:
         """The gradient of the cost, the mean over the samples: the five steps of the chapter.
 
@@ -156,12 +156,12 @@ class Network:
             last = a
         return last
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def mean_cost(self, x: Tensor, y: Tensor) -> Tensor:
         """C, the mean over the samples, ``()``; the short form in z where there is one, finite at any z."""
         return self.outputs_and_cost(x, y)[1]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def outputs_and_cost(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """`feedforward` and `mean_cost` in one."""
         self._expect_outputs(y, x.shape[:-1])
@@ -187,7 +187,14 @@ class Network:
         self._expect_outputs(y, samples)
         rows = samples.numel()
         x, y = x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1])
-        self._descend(x, y, self._buffers_for(rows), learning_rate, momentum, weight_decay)
+        self._start_moving(momentum)
+        self._descend(x, y, self._buffers_for(rows), float(learning_rate), momentum, weight_decay)
+
+    def _start_moving(self, momentum: float) -> None:
+        """Velocities of 0 where there is momentum and there are none yet."""
+        if momentum and not self.velocities:
+            with torch.inference_mode(False):  # ordinary tensors, because they are the caller's too
+                self.velocities = [torch.zeros_like(parameter) for parameter in self.weights + self.biases]
 
     def _descend(
         self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
@@ -204,7 +211,6 @@ class Network:
                 bias_gradient(delta, into=b, keep=1.0, scale=step, columns=columns, ones=ones)
             return
         parameters, count = weights + biases, len(weights)
-        self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
         for v, w, (delta, columns, a) in zip(self.velocities[:count], weights, errors, strict=True):
             weight_gradient(delta, a, into=v, keep=momentum, scale=mean, columns=columns)
             if weight_decay:
@@ -230,24 +236,24 @@ class Network:
         Args:
             x: the inputs, ``(N, sizes[0])``.
             y: the desired outputs, ``(N, sizes[-1])``.
-            batch_size: samples a mini-batch; the last one has what is left.
+            batch_size: samples a mini-batch, at least 1; the last one has what is left.
             learning_rate: η, or one for each mini-batch.
             order: the samples in the order in which they are taken; a random permutation of all N where it is None.
             momentum, weight_decay: as in `update`.
 
         Raises:
-            ValueError: x or y has not the shape of rows of inputs and outputs, or there is not one learning rate a
-                mini-batch.
+            ValueError: x or y has not the shape of rows of inputs and outputs, `batch_size` is below 1, or there is not
+                one learning rate a mini-batch.
         """
         inputs = self.weights[0].shape[1]
         if x.shape[1:] != (inputs,):
             raise ValueError(f"x: expected the shape (N, {inputs}), found {tuple(x.shape)}")
         self._expect_outputs(y, x.shape[:1])
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
         order = torch.randperm(len(x), device=x.device) if order is None else order
-        batches = -(-len(order) // batch_size)
-        rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
-        if len(rates) != batches:
-            raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
+        rates = _of_each(learning_rate, -(-len(order) // batch_size))
+        self._start_moving(momentum)
         cost, _ = self.cost.shortened(self.activations)
         network = self.weights, self.biases, self.velocities, self.activations, cost
         if self.compile and kernels.sgd(*network, x, y, batch_size, rates, order, momentum, weight_decay):
@@ -272,7 +278,7 @@ class Network:
                 torch.index_select(values, 0, samples, out=row)
             yield from zip(*(row.split(batch_size) for row in rows), strict=True)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(self, x: Tensor, labels: Tensor) -> int:
         """How many of the samples ``(N, sizes[0])`` have their largest output at their label ``(N,)``.
 
@@ -307,3 +313,12 @@ class Network:
 
         deltas = rows()
         return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
+
+
+def _of_each(learning_rate: Any, batches: int) -> list[float]:
+    """The learning rate of each mini-batch, from one number or a sequence, of Python's, NumPy's or torch's."""
+    one = getattr(learning_rate, "ndim", 1) == 0 or not isinstance(learning_rate, Iterable)  # every tensor is Iterable
+    rates = [float(learning_rate)] * batches if one else [float(rate) for rate in learning_rate]
+    if len(rates) != batches:
+        raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
+    return rates

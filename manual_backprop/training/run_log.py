@@ -139,8 +139,12 @@ class RunLog:
             )
 
     def _graph(self, x: Tensor) -> None:
-        with self.paused():
-            _torch.show_graph(self.writer, self.module.model, x)
+        """The model on "Graphs"; or on "Text" why it is not there, because a run is not to fail by its last picture."""
+        try:
+            with self.paused():
+                _torch.show_graph(self.writer, self.module.model, x)
+        except Exception as error:  # whatever tracing raises in this version of torch
+            self.writer.add_text("graph", f"The model could not be traced: {type(error).__name__}: {error}")
 
     def _projector(self, test: Images, step: int) -> None:
         """The activations of the last hidden layer, each with its digit and picture."""

@@ -1,6 +1,7 @@
 """The training loop: epochs of mini-batches, with a look at every so many steps."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,7 +240,9 @@ class Trainer:
         def interrupt(number: int, frame: Any) -> None:
             self.interrupted = signal.Signals(number)
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python gives signals to the main thread only; in another one (of a notebook, say) nothing is caught.
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, interrupt) for number in caught}
         try:
             yield
         finally:
