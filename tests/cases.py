@@ -22,6 +22,11 @@ def params(table: dict) -> list:
     return [pytest.param(case, id=name) for name, case in table.items()]
 
 
+needs_cuda_build = pytest.mark.skipif(
+    torch.version.cuda is None, reason="fake CUDA tensors need a torch built with CUDA"
+)
+
+
 # Numbers
 
 FLOAT64 = torch.float64
