@@ -110,7 +110,7 @@ def test_component_form_of_any_shape(equation, by_loops, signature, shape, sizes
 @pytest.mark.parametrize(("equation", "by_loops", "signature"), EQUATIONS[-2:])
 def test_a_gradient_into_a_tensor(equation, by_loops, signature, shape, keep, scale):
     """keep · into + scale · gradient, in place; 0 for keep forgets a NaN."""
-    args = arguments(signature, shape)
+    args = [rows(x) for x in arguments(signature, shape)]
     gradient = by_loops(*args)
     into = torch.randn_like(gradient) if keep else torch.full_like(gradient, math.nan)
     expected = keep * into.nan_to_num() + scale * gradient

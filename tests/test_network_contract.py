@@ -19,7 +19,7 @@ def test_no_graph_is_recorded(case):
     x, y = torch.rand(4, 3, requires_grad=True), torch.rand(4, 3, requires_grad=True)
     gradients = net.backprop(x, y)
     results = [net.feedforward(x), net.mean_cost(x, y), *gradients.weights, *gradients.biases, *gradients.deltas]
-    assert all(not r.requires_grad and r.grad_fn is None and r.is_inference() for r in results)
+    assert all(not r.requires_grad and r.grad_fn is None and not r.is_inference() for r in results)
     net.update(x, y, 0.1)
     assert isinstance(net.evaluate(x, torch.zeros(4)), int)
     assert all(t.grad is None for t in (x, y, *net.weights, *net.biases))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from manual_backprop.network import Network
-from manual_backprop.training.learners import TORCH_ACTIVATIONS, TORCH_COSTS, State
+from manual_backprop.training.learners import TORCH_COSTS, State, in_torch
 
 
 class TrainingStopped(Exception):
@@ -62,12 +62,11 @@ def by_torch(network: Network, before: State, step: Step) -> tuple[State, list[T
     the cost, of the weights, then of the biases."""
     layers = len(before["weights"])
     parameters = [p.clone().requires_grad_() for p in before["weights"] + before["biases"]]
-    a = step.x
-    for w, b, f in zip(parameters[:layers], parameters[layers:], network.activations, strict=True):
-        z = torch.nn.functional.linear(a, w, b)
-        a = TORCH_ACTIVATIONS[f.name]()(z)
-    output = z if network.cost.name == "cross_entropy" else a
-    gradients = list(torch.autograd.grad(TORCH_COSTS[network.cost.name](output, step.y) / len(step.x), parameters))
+    cost, activations = network.cost.shortened(network.activations)
+    a = step.x  # a loop of its own, because nothing of ours is to be on this side
+    for w, b, f in zip(parameters[:layers], parameters[layers:], activations, strict=True):
+        a = in_torch(f)()(torch.nn.functional.linear(a, w, b))
+    gradients = list(torch.autograd.grad(TORCH_COSTS[cost.name](a, step.y) / len(step.x), parameters))
     moved, velocities = [p.detach() for p in parameters], [v.clone() for v in before["velocities"]]
     velocities = velocities or [torch.zeros_like(p) for p in moved]
     for part, decay in ((slice(layers), step.weight_decay), (slice(layers, None), 0.0)):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop import nn
+from manual_backprop.activations import Activation
 from manual_backprop.network import Network
 from manual_backprop.training.config import Config
 from manual_backprop.training.parallel import Workers, divided, like, linear_layers, whole
@@ -177,40 +178,39 @@ def _weights_and_biases(model: torch.nn.Module) -> tuple[list[Tensor], list[Tens
 
 def _layers(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
     """The drop-in layers. The cost of a sigmoid output is taken from z, so there the last layer is linear."""
-    cross_entropy = config.cost == "cross_entropy"
-    model = nn.MLP(
-        config.sizes,
-        config.activation,
-        "identity" if cross_entropy else config.output,
-        device=network.weights[0].device,
-        dtype=config.torch_dtype,
-    )
-    cost = nn.SigmoidCrossEntropyCost("sum") if cross_entropy else nn.QuadraticCost("sum")
-    return ModuleLearner(network, config, weight_decay, workers, model, cost)
+    cost, activations = network.cost.shortened(network.activations)
+    *hidden, output = activations
+    place: dict = {"device": network.weights[0].device, "dtype": config.torch_dtype}
+    model = nn.MLP(config.sizes, hidden[0] if hidden else output, output, **place)
+    return ModuleLearner(network, config, weight_decay, workers, model, MODULES[cost.name]("sum"))
 
 
 def _autograd(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
     """The control: the same network and cost in nothing but torch.nn."""
+    cost, activations = network.cost.shortened(network.activations)
     place: dict = {"device": network.weights[0].device, "dtype": config.torch_dtype}
     modules: list[torch.nn.Module] = []
-    for i, o in pairwise(config.sizes):
-        modules += [torch.nn.Linear(i, o, **place), TORCH_ACTIVATIONS[config.activation]()]
-    modules[-1] = TORCH_ACTIVATIONS["identity" if config.cost == "cross_entropy" else config.output]()
-    model, cost = torch.nn.Sequential(*modules), TORCH_COSTS[config.cost]
-    return ModuleLearner(network, config, weight_decay, workers, model, cost)
+    for (i, o), f in zip(pairwise(config.sizes), activations, strict=True):
+        modules += [torch.nn.Linear(i, o, **place), in_torch(f)()]
+    return ModuleLearner(network, config, weight_decay, workers, torch.nn.Sequential(*modules), TORCH_COSTS[cost.name])
 
 
-TORCH_ACTIVATIONS = {
-    "sigmoid": torch.nn.Sigmoid,
-    "tanh": torch.nn.Tanh,
-    "relu": torch.nn.ReLU,
-    "identity": torch.nn.Identity,
+def in_torch(activation: Activation) -> type[torch.nn.Module]:
+    """torch's own of one of the ready activations."""
+    assert activation.module is not None
+    return activation.module
+
+
+MODULES: dict[str, Callable[[str], torch.nn.Module]] = {
+    "quadratic": nn.QuadraticCost,
+    "sigmoid_cross_entropy": nn.SigmoidCrossEntropyCost,
 }
 
 TORCH_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "quadratic": lambda a, y: torch.nn.functional.mse_loss(a, y, reduction="sum") / 2,
-    "cross_entropy": lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
+    "sigmoid_cross_entropy": lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
 }
+"""The costs that a network is differentiated with (`Cost.shortened`), summed over the samples, as torch has them."""
 
 LEARNERS: dict[str, Callable[[Network, Config, float, Workers], Learner]] = {
     "network": NetworkLearner,

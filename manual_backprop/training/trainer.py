@@ -1,6 +1,7 @@
 """The training loop: epochs of mini-batches, with a look at every so many steps."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop.feedforward import layers
 from manual_backprop.network import Network
 from manual_backprop.training import agreement, checkpoint
 from manual_backprop.training.agreement import Step, TrainingStopped
@@ -238,7 +240,9 @@ class Trainer:
         def interrupt(number: int, frame: Any) -> None:
             self.interrupted = signal.Signals(number)
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python gives signals to the main thread only; in another one (of a notebook, say) nothing is caught.
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, interrupt) for number in caught}
         try:
             yield
         finally:
@@ -254,12 +258,10 @@ class Trainer:
 def first_layer_not_finite(network: Network, x: Tensor) -> int:
     """The first layer, counted as in the book (2 is the first with weights), whose weights, biases or weighted inputs
     are NaN or infinite; else the last, whose finite outputs have an infinite cost."""
-    a = x
-    for layer, (w, b, f) in enumerate(zip(network.weights, network.biases, network.activations, strict=True), start=2):
-        z = torch.nn.functional.linear(a, w, b)
+    passed = layers(network.weights, network.biases, network.activations, x)
+    for layer, (w, b, (z, _)) in enumerate(zip(network.weights, network.biases, passed, strict=True), start=2):
         if not all(bool(tensor.isfinite().all()) for tensor in (w, b, z)):
             return layer
-        a = f.function(z)
     return len(network.weights) + 1
 
 

@@ -34,7 +34,7 @@ def twins(sizes, activation="sigmoid", cost="quadratic", output="sigmoid", dtype
 def taken(net, x, y, batch_size, order):
     """Whether `sgd` goes through C++; the network is left as it was."""
     net = copy.deepcopy(net)
-    cost = net.cost.of_weighted_input_of(net.activations[-1]) or net.cost
+    cost, _ = net.cost.shortened(net.activations)
     rates = [0.0] * -(-len(order) // batch_size)
     return kernels.sgd(net.weights, net.biases, net.velocities, net.activations, cost, x, y, batch_size, rates, order)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -64,6 +65,16 @@ def test_a_signal_finishes_the_step_and_saves(make_config, make_trainer, tmp_pat
     rest.resume(saved)
     rest.fit()
     assert_same(rest, whole)
+
+
+def test_a_run_in_another_thread(make_config, make_trainer):
+    """A notebook's worker, say: signals are the main thread's, and the run does without."""
+    config = make_config(epochs=2, **FAST)
+    here, there = (make_trainer(config, 1000) for _ in range(2))
+    here.fit()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(there.fit).result()
+    assert_same(there, here)
 
 
 @pytest.mark.parametrize("backprop", BACKPROPS)
