@@ -9,7 +9,6 @@ Seen on torch 2.13 and 2.14; the fallbacks need nothing but documented torch.
 """
 
 import contextlib
-import copy
 import itertools
 import warnings
 import weakref
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import BackwardCFunction
+
+from manual_backprop._nested import leaves, rebuilt
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -241,29 +242,6 @@ def negative_view(x: Tensor) -> Tensor:
 # --- nested arguments -------------------------------------------------------------------------------------------------
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        parts: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, tuple | list):
-        parts = enumerate(value)
-    else:
-        yield path, value
-        return
-    for key, part in parts:
-        yield from _leaves(part, f"{path}[{key!r}]")
-
-
-def _rebuilt(structure: Any, leaves: Iterator[Any]) -> Any:
-    if isinstance(structure, dict):
-        new = copy.copy(structure)
-        new.update({key: _rebuilt(part, leaves) for key, part in structure.items()})
-        return new
-    if isinstance(structure, tuple | list):
-        parts = [_rebuilt(part, leaves) for part in structure]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
-    return next(leaves)
-
-
 _TREE = (
     "torch.utils._pytree.tree_flatten",
     "torch.utils._pytree.tree_unflatten",
@@ -278,19 +256,19 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
 
     Without it: tuples, lists and dicts; a container of another kind is a leaf.
     """
-    return [leaf for _, leaf in _leaves(value)], _rebuilt(value, itertools.repeat(None))
+    return [leaf for _, leaf in leaves(value)], rebuilt(value, itertools.repeat(None))
 
 
 @instead_of(*_TREE, use=lambda flat, unflat, paths, words: unflat)
-def unflatten(leaves: Iterable[Any], structure: Any) -> Any:
+def unflatten(parts: Iterable[Any], structure: Any) -> Any:
     """`flatten` undone, with other leaves. Without it: as `flatten`."""
-    return _rebuilt(structure, iter(leaves))
+    return rebuilt(structure, iter(parts))
 
 
 @instead_of(*_TREE, use=lambda flat, unflat, paths, words: lambda value: [words(path) for path, _ in paths(value)[0]])
 def leaf_paths(value: Any) -> list[str]:
     """Where each leaf stands, ``["[0]['weight']"]``; "" for a leaf by itself. Without it: as `flatten`."""
-    return [path for path, _ in _leaves(value)]
+    return [path for path, _ in leaves(value)]
 
 
 # --- modules ----------------------------------------------------------------------------------------------------------

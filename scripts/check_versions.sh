@@ -2,7 +2,7 @@
 # The short suite (validator and layers) under other versions, each in a temporary virtual environment, and a table.
 #
 #   scripts/check_versions.sh                  the oldest Python and torch that pyproject.toml promises, and the newest
-#   scripts/check_versions.sh 3.11:2.13.0 …    these: PYTHON:TORCH
+#   scripts/check_versions.sh python3:2.13.0   these: PYTHON:TORCH, as many as one likes
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,10 +24,10 @@ table=$(printf "$row" Python torch passed failed skipped seconds "")
 failures=0
 
 python_of() {
-    for python in "python$1" ~/.pyenv/versions/"$1".*/bin/python; do
+    for python in "$1" "python$1" ~/.pyenv/versions/"$1".*/bin/python; do
         "$python" -c "" 2>/dev/null && echo "$python" && return
     done
-    echo "ERROR: there is no python$1" >&2
+    echo "ERROR: there is no Python $1" >&2
     return 1
 }
 

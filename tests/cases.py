@@ -246,5 +246,6 @@ def _cuda_can_be_faked() -> bool:
 
 
 needs_fake_cuda = pytest.mark.skipif(
-    not _cuda_can_be_faked(), reason="fake tensors on CUDA: this torch is built without it, or asks the driver as 2.9 does"
+    not _cuda_can_be_faked(),
+    reason="fake CUDA tensors: torch is built without CUDA, or asks for its driver, as 2.9 does",
 )

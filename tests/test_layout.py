@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "manual_backprop"
 FRONT_DOOR = "its __init__"
 FLOORS = [
+    ["_nested"],
     ["_torch"],
     ["activations", "validation"],
     ["costs", "watching", "mutation", "zoo"],
@@ -35,7 +36,11 @@ FLOORS = [
 ]
 """The rooms of the package from the ground up: a room knows those of the floors below it, and none of its own floor."""
 VALIDATOR = {"validation", "watching", "mutation", "zoo"}
-LAYERS = {room for floor in FLOORS for room in floor} - VALIDATOR - {"_torch", FRONT_DOOR, "cli", "__main__", "chapter"}
+LAYERS = (
+    {room for floor in FLOORS for room in floor}
+    - VALIDATOR
+    - {"_nested", "_torch", FRONT_DOOR, "cli", "__main__", "chapter"}
+)
 """These two know nothing of each other; the chapter and the command line may use both."""
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60

@@ -36,7 +36,7 @@ class Case(Subject):
     Attributes:
         trusted: False for a surrogate gradient, which is not meant to be the derivative and is not compared with one.
         sample: the number of this sample, where there are several; None otherwise.
-        right: the slots whose gradient an oracle of values (differences, the reference) has found right.
+        judged: the slots whose gradient an oracle of values (differences, the reference) has judged, right or wrong.
         rule: the rule that is asked now.
         reported: the message of the exception that has been reported as a failure, so that the other rules which it
             stops do not report it again.
@@ -48,7 +48,7 @@ class Case(Subject):
     rule: Rule
 
     @functools.cached_property
-    def right(self) -> set[int]:
+    def judged(self) -> set[int]:
         return set()
 
     def prepare(self) -> None:

@@ -24,7 +24,7 @@ def unchecked(rules: Sequence[Rule], all_of_them: bool, cases: Sequence[Case]) -
         _open(case, slot.name)
         for case in cases
         for place, slot in enumerate(case.slots)
-        if slot.asked and case.values[place].numel() and place not in case.right
+        if slot.asked and case.values[place].numel() and place not in case.judged
     )
 
 

@@ -18,7 +18,7 @@ from manual_backprop.validation.tolerances import Mismatch
 
 
 def wrong_derivatives(case: Case, oracle: Oracle, setting: str = "") -> Iterator[Finding]:
-    """A failure for each input whose gradient is not the derivative; the slots found right go into `Case.right`.
+    """A failure for each input whose gradient is not the derivative; the slots that are judged go into `Case.judged`.
 
     Args:
         setting: where this was measured, ``"with one sample"``; empty for the plain sample.
@@ -32,14 +32,14 @@ def wrong_derivatives(case: Case, oracle: Oracle, setting: str = "") -> Iterator
         return
     verdict = oracle.verdict()
     if verdict == "right":
-        case.right.update(oracle.asked)
+        case.judged.update(oracle.asked)
         return
     if verdict == "unknown":
         raise Inconclusive("the differences do not converge: forward has a jump, or its noise hides the difference")
     slots = oracle.asked if verdict == "kink" else oracle.wrong_slots() or oracle.asked
     measured = [oracle.elements(slot) for slot in slots]
-    case.right.update(elements.slot for elements in measured if elements.mostly_right)
-    case.right.update(set(oracle.asked) - set(slots))
+    case.judged.update(elements.slot for elements in measured if elements.wrong or elements.mostly_right)
+    case.judged.update(set(oracle.asked) - set(slots))
     kinks = sum(elements.verdicts.count("kink") for elements in measured)
     expected: Gradients = list(oracle.gradients)
     for elements in measured:

@@ -77,9 +77,9 @@ def reference_gradient(case: Case) -> Iterator[Finding]:
         wrong = case.compare(actual, expected, reference.noise, scale)
         for slot, found in wrong:
             yield wrong_gradient(case, slot, found, "is not the reference's", others=expected)
+        case.judged.update(i for i, need in enumerate(case.needs) if need)
         if wrong:
             return
-    case.right.update(i for i, need in enumerate(case.needs) if need)
 
 
 @rule("MB103", "Is it the reference's value?", "2 forwards", needs="plain reference", skeleton=MB103_SKELETON)

@@ -117,6 +117,7 @@ def _under_checkpoint(case: Case, reentrant: bool) -> Gradients:
 
     leaves = [v.detach().clone().requires_grad_(n) for v, n in zip(case.values, case.needs, strict=True)]
     outputs = checkpoint(lambda *tensors: tuple(case.call(tensors)), *leaves, use_reentrant=reentrant)
-    pairs = [(o, c) for o, c in zip(outputs, case.plain.cotangents, strict=True) if c is not None and o.requires_grad]
+    given = [None if c is None else c.clone() for c in case.plain.cotangents]  # backward may write into them
+    pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if c is not None and o.requires_grad]
     torch.autograd.backward([o for o, _ in pairs], [c for _, c in pairs])
     return [leaf.grad for leaf in leaves]
