@@ -1,45 +1,69 @@
 #!/usr/bin/env bash
-# The validator's and the layers' fast tests on other versions, each in a virtual environment of its own:
+# The short suite (validator and layers) under other versions, each in a temporary virtual environment, and a table.
 #
-#     scripts/check_versions.sh                      # the oldest that is promised, and the newest
-#     scripts/check_versions.sh python3.11:2.13.0    # PYTHON:TORCH, as many as one likes; "newest" is pip's newest torch
-#
-# Without torchvision and what else only the training runs need. Prints a line a version, and exits with 1 where one fails.
+#   scripts/check_versions.sh                  the oldest Python and torch that pyproject.toml promises, and the newest
+#   scripts/check_versions.sh python3:2.13.0   these: PYTHON:TORCH, as many as one likes
 set -uo pipefail
 cd "$(dirname "$0")/.."
-suite=(tests/validation tests/zoo tests/conversion tests/kernels tests/test_{torch,layout}.py
-    tests/test_{equations,activations,costs,functions,nn,nn_lazy,network,network_contract,network_cost}.py)
-needs=(pytest pytest-xdist hypothesis expecttest numpy tensorboard ninja setuptools)
+
+oldest_python=$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
+oldest_torch=$(sed -n 's/^dependencies = \["torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+newest_python=3.13
+[ $# -gt 0 ] || set -- "$oldest_python:$oldest_torch" "$newest_python:newest"
+
+# Neither torchvision nor what needs it, as the training run does; no other library that the layers are tested in.
+suite=(tests/{validation,watching,kernels,conversion,zoo/test_bar.py}
+    tests/test_{torch,activations,costs,equations,functions,network,network_contract,network_cost,nn,nn_lazy}.py
+    tests/dropin/test_{compile,forward_mode,func,higher_order}.py)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-failed=0
+row="%-8s %-14s %7s %7s %8s %8s  %s\n"
+# shellcheck disable=SC2059
+table=$(printf "$row" Python torch passed failed skipped seconds "")
+failures=0
 
-check() {
-    local python=$1 torch=$2 log=$work/log home=$work/venv started=$SECONDS
-    rm -rf "$home"
-    local wanted=torch
-    [ "$torch" = newest ] || wanted="torch==$torch"
-    if ! { "$python" -m venv "$home" && "$home/bin/pip" install --quiet "$wanted" "${needs[@]}" &&
-        "$home/bin/pip" install --quiet --no-build-isolation hatchling editables &&
-        "$home/bin/pip" install --quiet --no-build-isolation -e .; } >"$log" 2>&1; then
-        echo "$python, torch $torch: cannot be installed: $(grep -i error "$log" | tail -n 1)"
-        failed=1
-        return
-    fi
-    local status=0
-    "$home/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "${suite[@]}" >"$log" 2>&1 || status=1
-    local versions
-    versions=$("$home/bin/python" -c 'import sys, torch; print("Python %d.%d.%d, torch" % sys.version_info[:3], torch.__version__)')
-    echo "$versions: $(tail -n 1 "$log"); $((SECONDS - started)) s with the installation"
-    if [ $status -ne 0 ]; then
-        grep -E '^(FAILED|ERROR)' "$log" | head -n 40
-        failed=1
-    fi
+python_of() {
+    for python in "$1" "python$1" ~/.pyenv/versions/"$1".*/bin/python; do
+        "$python" -c "" 2>/dev/null && echo "$python" && return
+    done
+    echo "ERROR: there is no Python $1" >&2
+    return 1
 }
 
-[ $# -gt 0 ] || set -- python3.10:2.9.1 python3.13:newest
-for version in "$@"; do
-    check "${version%%:*}" "${version#*:}"
+install() { # PYTHON TORCH FOLDER
+    local python torch=torch
+    [ "$2" = newest ] || torch="torch==$2.*"
+    python=$(python_of "$1") && "$python" -m venv "$3" && "$3/bin/pip" install --quiet "$torch" -e ".[test-short]"
+}
+
+count() { # WORD FILE: the number before it in the last line of pytest
+    tail -1 "$2" | grep -oE "[0-9]+ $1" | grep -oE "[0-9]+" || echo 0
+}
+
+add() {
+    # shellcheck disable=SC2059
+    table+=$'\n'$(printf "$row" "$@")
+}
+
+check() { # PYTHON TORCH
+    local folder="$work/$1-$2" log="$work/$1-$2.log" found start failed
+    if ! install "$1" "$2" "$folder" 2>"$log"; then
+        add "$1" "$2" - - - - "not installed: $(grep ERROR "$log" | tail -1)"
+        return 1
+    fi
+    found=$("$folder/bin/python" -W ignore -c "import torch; print(torch.__version__)")
+    echo "Python $1, torch $found"
+    start=$SECONDS
+    "$folder/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "${suite[@]}" | tee "$log"
+    failed=${PIPESTATUS[0]}
+    add "$1" "$found" "$(count passed "$log")" "$(($(count failed "$log") + $(count error "$log")))" \
+        "$(count skipped "$log")" $((SECONDS - start)) "$([ "$failed" = 0 ] || echo "pytest ended with $failed")"
+    return "$failed"
+}
+
+for versions in "$@"; do
+    check "${versions%%:*}" "${versions#*:}" || failures=$((failures + 1))
 done
-exit $failed
+echo "$table"
+exit $((failures > 0))

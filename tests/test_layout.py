@@ -1,143 +1,173 @@
-"""The house keeps its order: imports run down only, files and functions stay short, a rule stands in one place."""
+"""The house: imports run down its floors and never in a circle, files and functions stay short, a rule has one place.
+
+All of it is read from the source, so that an import counts wherever it stands: in a function, for type checkers only,
+as a name for `importlib`.
+"""
 
 import ast
 import re
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "manual_backprop"
+from manual_backprop.validation import RULES
 
-FLOORS = (
-    ("_nested",),
-    ("_torch",),
-    ("activations",),
-    ("costs",),
-    ("kernels",),
-    ("equations",),
-    ("feedforward",),
-    ("functions", "network"),
-    ("functional",),
-    ("nn",),
-    ("conversion", "monitor"),
-    ("programs",),
-    ("training",),
-    ("validation",),
-    ("watching", "mutation", "zoo"),
-    ("chapter",),
-    ("cli",),
-    ("__main__",),
+ROOT = Path(__file__).parent.parent
+PACKAGE = "manual_backprop"
+FRONT_DOOR = "its __init__"
+FLOORS = [
+    ["_nested"],
+    ["_torch"],
+    ["activations", "validation"],
+    ["costs", "watching", "mutation", "zoo"],
+    ["kernels"],
+    ["equations", "feedforward"],
+    ["functions", "network"],
+    ["functional"],
+    ["nn"],
+    ["conversion", "monitor"],
+    [FRONT_DOOR],
+    ["programs", "cli"],
+    ["training", "__main__"],
+    ["chapter"],
+]
+"""The rooms of the package from the ground up: a room knows those of the floors below it, and none of its own floor."""
+VALIDATOR = {"validation", "watching", "mutation", "zoo"}
+LAYERS = (
+    {room for floor in FLOORS for room in floor}
+    - VALIDATOR
+    - {"_nested", "_torch", FRONT_DOOR, "cli", "__main__", "chapter"}
 )
-"""The rooms from the bottom to the top: a room imports from itself and from floors below, never from a neighbour."""
+"""These two know nothing of each other; the chapter and the command line may use both."""
 
-CHECKERS = {"validation", "watching", "mutation", "zoo"}
-"""The validator and what stands on it: they know nothing of the layers, and the layers nothing of them."""
-
-LAYERS = {name for floor in FLOORS[2:13] for name in floor}
-BOTH = {"chapter", "cli", "__main__"}
-"""The programs that use layers and validator alike."""
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+CODE = re.compile(r"MB\d{3}")
+RULES_ROOM = ROOT / PACKAGE / "validation" / "rules"
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts).removesuffix(".__init__")
+def files_of(folder: str) -> dict[str, ast.Module]:
+    """The files of a folder as syntax trees, by the dotted name of the module."""
+    found = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
 
 
-FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if "hook" not in path.parts}
-TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+TREES = files_of(PACKAGE)
 
 
-def imported(module: str) -> set[str]:
-    """The files that a file imports, for types alone and within functions too."""
-    found = set()
-    for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    # A package stands for its own file only where a name is taken from it that is no file.
-    return {name for name in found if name in FILES and name != module and not any(name == p for p in parents(found))}
+def names_in(node: ast.AST) -> list[str]:
+    """Whatever this may import: of ``from a import b``, b may be a file or a name in a; a text may name a file."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "a relative import hides whose room it is"
+        inner = [f"{node.module}.{alias.name}" for alias in node.names]
+        return [name if name in TREES else str(node.module) for name in inner]
+    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
 
 
-def parents(names: set[str]) -> set[str]:
-    return {name.rpartition(".")[0] for name in names if name in FILES}
+def imports_of(module: str) -> set[str]:
+    """The files of the package that a file imports; `pkgutil.iter_modules` is every file beside it."""
+    nodes = list(ast.walk(TREES[module]))
+    found = {name for node in nodes for name in names_in(node)}
+    if any(isinstance(node, ast.Attribute) and node.attr == "iter_modules" for node in nodes):
+        found |= {name for name in TREES if name.rpartition(".")[0] == module}
+    return found & TREES.keys() - {module}
 
 
-ARROWS = {module: imported(module) for module in FILES}
+IMPORTS = {module: imports_of(module) for module in TREES}
 
 
 def room_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else "manual_backprop"
+    return module.split(".")[1] if "." in module else FRONT_DOOR
 
 
-def test_the_arrows_are_seen():
-    assert "manual_backprop.validation.case" in ARROWS["manual_backprop.validation.needs"]
-    assert "manual_backprop.kernels" in ARROWS["manual_backprop.equations"]
+def arrows() -> Iterator[tuple[str, str]]:
+    """Each import from one room into another."""
+    for module, imported in IMPORTS.items():
+        yield from ((module, name) for name in sorted(imported) if room_of(name) != room_of(module))
 
 
-def test_every_room_has_its_floor():
-    assert {room_of(module) for module in FILES} - {"manual_backprop"} == {name for floor in FLOORS for name in floor}
+def test_the_imports_are_seen() -> None:
+    """One that is known of each kind, and the rooms of the table, all of them: no arrows at all would prove nothing."""
+    assert f"{PACKAGE}.activations" in IMPORTS[f"{PACKAGE}.costs"]
+    assert f"{PACKAGE}.kernels" in IMPORTS[PACKAGE], "a room from the package"
+    assert f"{PACKAGE}.validation" in IMPORTS[PACKAGE], "for type checkers, and by its name"
+    assert f"{PACKAGE}.mutation.mutants" in IMPORTS[f"{PACKAGE}.mutation.hook.sitecustomize"], "by its name"
+    assert f"{PACKAGE}.validation.rules.mb3_linear" in IMPORTS[f"{PACKAGE}.validation.rules"], "by pkgutil"
+    assert {room_of(module) for module in TREES} == {room for floor in FLOORS for room in floor}
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if module != "manual_backprop"])
-def test_imports_run_down(module):
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    mine = room_of(module)
-    for target in ARROWS[module] - {"manual_backprop"}:
-        other = room_of(target)
-        assert other == mine or floor[other] < floor[mine], f"{module} imports {target}, which is no floor below"
+def test_no_circle_among_the_files() -> None:
+    try:
+        TopologicalSorter(IMPORTS).prepare()
+    except CycleError as circle:
+        pytest.fail(" → ".join(reversed(circle.args[1])), pytrace=False)
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if room_of(module) not in BOTH | {"manual_backprop"}])
-def test_layers_and_validator_know_nothing_of_each_other(module):
-    forbidden = LAYERS if room_of(module) in CHECKERS else CHECKERS if room_of(module) in LAYERS else set()
-    assert not {target for target in ARROWS[module] if room_of(target) in forbidden}
+def test_no_arrow_up_the_floors() -> None:
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    up = [f"{a} → {b}" for a, b in arrows() if height[room_of(b)] >= height[room_of(a)]]
+    assert up == []
 
 
-def test_there_is_no_circle():
-    done: set[str] = set()
-
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, " → ".join([*way[way.index(module) :], module])
-        if module not in done:
-            for target in ARROWS[module]:
-                visit(target, (*way, module))
-            done.add(module)
-
-    for module in FILES:
-        visit(module, ())
+def test_the_validator_and_the_layers_know_nothing_of_each_other() -> None:
+    sides = [(room_of(a), room_of(b), f"{a} → {b}") for a, b in arrows()]
+    assert [words for a, b, words in sides if {a, b} & VALIDATOR and {a, b} & LAYERS] == []
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_files_and_functions_are_short(module):
-    assert FILES[module].read_text(encoding="utf-8").count("\n") <= 400
-    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef)]
-    assert not {f.name: lines(f) for f in functions if lines(f) > 60}
+@pytest.mark.parametrize("outside", ["benchmark", "scripts", "tests"])
+def test_the_package_does_not_know(outside: str) -> None:
+    assert (ROOT / outside).is_dir()
+    statements = [
+        (m, n) for m, tree in TREES.items() for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    named = [(module, name) for module, statement in statements for name in names_in(statement)]
+    assert [arrow for arrow in named if arrow[1].split(".")[0] == outside] == []
 
 
-def lines(function: ast.FunctionDef) -> int:
-    """Those of the code: the docstring of a rule is its page, with two snippets in it."""
-    first = function.body[0]
-    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    page = first.end_lineno - first.lineno + 1 if is_docstring else 0
-    return function.end_lineno - function.lineno + 1 - page
+def test_no_long_file() -> None:
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in (ROOT / PACKAGE).rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
-def test_a_rule_stands_in_one_place():
-    homes: dict[str, list[str]] = {}
+@pytest.mark.parametrize("folder", [PACKAGE, "benchmark", "scripts"])
+def test_no_long_function(folder: str) -> None:
+    long = {}
+    for module, tree in files_of(folder).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                long[f"{module}.{node.name}"] = (node.end_lineno or 0) - node.lineno + 1
+    assert {name: length for name, length in long.items() if length > LONGEST_FUNCTION} == {}
+
+
+def registered() -> Iterator[tuple[str, str]]:
+    """(code, file) of each ``@rule("MB…", …)`` under `validation/rules`."""
+    for path in sorted(RULES_ROOM.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for call in getattr(node, "decorator_list", []):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "rule":
+                    yield ast.literal_eval(call.args[0]), path.stem
+
+
+def test_a_rule_is_registered_once_in_the_file_of_its_family() -> None:
+    rules = list(registered())
+    assert {code: n for code, n in Counter(code for code, _ in rules).items() if n != 1} == {}
+    assert [(code, file) for code, file in rules if not file.startswith(f"mb{code[2]}_")] == []
+    assert {code for code, _ in rules} == {rule.code for rule in RULES}
+
+
+def test_no_other_place_tells_of_rules_one_by_one() -> None:
+    """No table of the package has codes for its keys: the decorator and the docstring of a rule tell it all."""
+    tables = []
     for module, tree in TREES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "rule":
-                code = node.args[0].value
-                homes.setdefault(code, []).append(module)
-    assert len(homes) > 60
-    for code, modules in homes.items():
-        (module,) = modules
-        assert re.fullmatch(rf"manual_backprop\.validation\.rules\.mb{code[2]}_\w+", module), f"{code} in {module}"
-
-
-def test_the_benchmark_is_not_in_the_wheel():
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'only-include = \["manual_backprop", "_manual_backprop_pytestplugin.py"\]', text)
-    assert not (PACKAGE / "benchmark").exists()
+            keys = [k.value for k in node.keys if isinstance(k, ast.Constant)] if isinstance(node, ast.Dict) else []
+            if any(isinstance(key, str) and CODE.fullmatch(key) for key in keys):
+                tables.append(module)
+    assert tables == []
