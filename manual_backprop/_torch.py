@@ -121,6 +121,15 @@ def is_tracing() -> bool:
     return torch.jit.is_tracing()
 
 
+@instead_of("torch.compiler._is_exporting_flag", use=lambda _: lambda: torch.compiler._is_exporting_flag)
+def is_exporting() -> bool:
+    """Whether `torch.export` is at work.
+
+    Without it: the public question, which in a graph of the compiler of torch 2.9 is always answered with yes.
+    """
+    return torch.compiler.is_exporting()
+
+
 @instead_of("torch._C._len_torch_dispatch_stack")
 def modes_active() -> int:
     """How many dispatch modes (fake tensors, selective checkpointing …) see each operation.

@@ -172,7 +172,7 @@ class TwoForms:
         if plain_call():
             return self.plain.apply(*inputs)
         if torch.compiler.is_compiling():
-            bare = torch.compiler.is_exporting() or _torch.transform_is_active()
+            bare = _torch.is_exporting() or _torch.transform_is_active()
             return self.full.forward(*inputs) if bare else self.plain.apply(*inputs)
         return self.full.forward(*inputs) if _torch.forward_mode_is_nested() else self.full.apply(*inputs)
 

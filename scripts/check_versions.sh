@@ -12,7 +12,7 @@ newest_python=3.13
 [ $# -gt 0 ] || set -- "$oldest_python:$oldest_torch" "$newest_python:newest"
 
 # Neither torchvision nor what needs it, as the training run does; no other library that the layers are tested in.
-suite=(tests/{validation,watching,kernels,conversion,zoo/test_bar.py}
+suite=(tests/{validation,watching,mutation,cli,zoo/test_bar.py,kernels,conversion,monitor}
     tests/test_{torch,activations,costs,equations,functions,network,network_contract,network_cost,nn,nn_lazy}.py
     tests/dropin/test_{compile,forward_mode,func,higher_order}.py)
 

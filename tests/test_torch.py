@@ -71,6 +71,18 @@ def in_a_trace(ask: Callable) -> list[bool]:
     return answers
 
 
+def in_an_export(ask: Callable) -> list[bool]:
+    answers = [ask()]
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            answers.append(ask())
+            return x + 1
+
+    torch.export.export(Model(), (torch.ones(2),), strict=False)
+    return [answers[0], answers[-1], ask()]
+
+
 def under_autocast(ask: Callable) -> list[bool]:
     with torch.autocast("cpu"):
         within = ask()
@@ -114,6 +126,7 @@ ALIKE = {
     "transform_is_active": (under_transforms, [False, True, False, True, False]),
     "forward_mode_is_on": (in_forward_mode, [False, True, True]),
     "is_tracing": (in_a_trace, [False, True]),
+    "is_exporting": (in_an_export, [False, True, False]),
     "autocast_is_on_somewhere": (under_autocast, [False, True]),
     "functions_of_node": (of_nodes, [(DoubleHere,), (), ()]),
     "written_in_place": (after_writing, [False, True, False]),

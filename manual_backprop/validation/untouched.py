@@ -152,6 +152,8 @@ def _device() -> torch.device | None:
     """The default device; None where it is a device that this machine lacks."""
     try:
         return torch.get_default_device()
+    except AttributeError:  # torch 2.9, where one was set and taken back
+        return CPU
     except (AssertionError, RuntimeError):
         return None
 

@@ -52,6 +52,13 @@ def queued_seeds() -> list:
     return list(vars(torch.cuda._lazy_seed_tracker).values())
 
 
+def default_device():
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # torch 2.9, where one was set and taken back
+        return torch.device("cpu")
+
+
 def filters_of_loggers() -> list:
     loggers = [found for found in logging.root.manager.loggerDict.values() if isinstance(found, logging.Logger)]
     return [place.filters[:] for logger in loggers for place in [logger, *logger.handlers] if place.filters]
@@ -63,7 +70,7 @@ STATES = {
     "random numbers of NumPy": (lambda: np.random.get_state()[1].tolist(), lambda: np.random.seed(7)),
     "seeds that wait for CUDA": (queued_seeds, lambda: torch.manual_seed(7)),
     "default dtype": (torch.get_default_dtype, lambda: torch.set_default_dtype(torch.float64)),
-    "default device": (torch.get_default_device, lambda: torch.set_default_device("cpu:0")),
+    "default device": (default_device, lambda: torch.set_default_device("cpu:0")),
     "grad mode": (torch.is_grad_enabled, lambda: torch.set_grad_enabled(True)),
     "warnings": (lambda: warnings.filters[:], lambda: warnings.simplefilter("always")),
     "environment": (
