@@ -4,9 +4,9 @@
     python scripts/sweep_op_db.py --match linalg        # those whose name contains this
     python scripts/sweep_op_db.py --db autograd_function_db
 
-Runs every rule but compile and export on the first sample of each op that has an input that requires grad, and prints
-the counts, then each failure, each gradient that is unchecked and each refusal with its reason. `autograd_function_db` holds torch's own test Functions,
-some of which are wrong. Needs `expecttest`, which torch's testing module imports.
+Runs every rule but compile and export on the first sample of each op that has an input that requires grad. Prints the
+counts, then each failure, each gradient that is unchecked and each refusal with its reason. `autograd_function_db`
+holds torch's own test Functions, some of which are wrong. Needs `expecttest`, which torch's testing module imports.
 """
 
 import argparse

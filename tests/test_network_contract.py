@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from manual_backprop import Network
 from manual_backprop.costs import cross_entropy, quadratic
-from tests.cases import ACTIVATIONS
+from tests.cases import ACTIVATIONS, needs_fake_cuda
 
 
 @pytest.mark.parametrize("case", ACTIVATIONS)
@@ -40,6 +40,7 @@ def test_inputs_and_parameters_are_left_alone(case):
     assert all(torch.equal(one, other) for one, other in same)
 
 
+@needs_fake_cuda
 @pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_placement_on_cuda_without_a_gpu(case, cost):

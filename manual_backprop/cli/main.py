@@ -156,7 +156,7 @@ def validate(arguments: argparse.Namespace) -> int:
 def _subject(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     func, inputs = load(arguments.func), made(arguments.inputs)
     if isinstance(func, type) and issubclass(func, nn.Module):
-        raise CannotRun(f"{arguments.func}: a module's class; name a module that is made, or a function")
+        raise CannotRun(f"{arguments.func}: this is the class of a module; name a module that is made, or a function")
     reference = None if arguments.reference is None else load(arguments.reference)
     return func, inputs, {"reference": reference, "batch_dim": arguments.batch_dim, "seed": arguments.seed}
 

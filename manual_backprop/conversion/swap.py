@@ -41,10 +41,10 @@ FUSIONS = (
 
 OURS = (nn.Linear, *(fusion.layer for fusion in FUSIONS))
 
-# Attributes that `revert` looks for. The pair has a name of its own, which survives pickle and deepcopy, since the two
-# halves may be separated before they are reverted.
-_PAIR = "_converted_pair"  # of a layer: its pair, "" for a lone Linear
-_STANDS_FOR = "_converted_from"  # of what stands where the activation was: (its pair, the activation)
+# Attributes by which `revert` finds a layer and its activation. Each pair has a random name, which pickle and deepcopy
+# keep, because the two halves may be separated before they are reverted.
+_PAIR = "_converted_pair"  # of a layer: the name of its pair, "" for a lone Linear
+_STANDS_FOR = "_converted_from"  # of what stands in the activation's place: (the name of its pair, the activation)
 
 
 def convert(model: M, linears: bool = False) -> M:
@@ -154,11 +154,11 @@ def _name(layer: type) -> str:
 
 
 class StandIn(torch.nn.Identity):
-    """In the place of an activation while the calls of a model are looked for: a call of it is a call of that place."""
+    """Stands for an activation while `follow` looks for calls, so that each place of one is a module of its own."""
 
 
-class Passed:
-    """In the place of an activation function that a module has as an attribute: returns what it is given."""
+class PassThrough:
+    """The identity, in the place of an activation function that a module has as an attribute."""
 
     def __call__(self, input: Tensor) -> Tensor:
         return input
@@ -197,13 +197,13 @@ def _stand_ins(places: list[_Place]) -> Iterator[None]:
 
 
 def _standing(model: Module) -> list[tuple[dict[str, Any], str, Any]]:
-    """What `convert` has put in the place of an activation: its namespace, its name, and itself."""
+    """Each thing that `convert` has put in the place of an activation, after its namespace and its name there."""
     return [
         (namespace, name, value)
         for owner in model.modules()
         for namespace in (_torch.children(owner), vars(owner))
         for name, value in namespace.items()
-        if isinstance(value, torch.nn.Identity | Passed) and _STANDS_FOR in vars(value)
+        if isinstance(value, torch.nn.Identity | PassThrough) and _STANDS_FOR in vars(value)
     ]
 
 
@@ -277,16 +277,16 @@ def _swap(linear: torch.nn.Linear, layer: type[nn._NamedLinear], place: _Place |
     vars(linear).update({"activation": layer._activation, _PAIR: pair})
     if place is None:
         return
-    stand_in: Any = Passed()
+    stand_in: Any = PassThrough()
     if isinstance(place.original, Module):
         stand_in = torch.nn.Identity()
-        vars(stand_in).update(vars(place.original))  # The same dictionaries of hooks, whoever adds one.
+        vars(stand_in).update(vars(place.original))  # They share the dictionaries of hooks: one added later is in both.
     vars(stand_in)[_STANDS_FOR] = (pair, place.original)
     place.namespace[place.name] = stand_in
 
 
 def _as_before(original: Any, stand_in: Any) -> Any:
-    if isinstance(original, Module):  # Its mode, and what else it was given in the meantime.
+    if isinstance(original, Module):  # The stand-in may have got another mode, hooks and attributes meanwhile.
         vars(original).update({name: value for name, value in vars(stand_in).items() if name != _STANDS_FOR})
     return original
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from manual_backprop import functions, network
-from manual_backprop.kernels import cpp, epoch
+from manual_backprop import functions, kernels, network
+from manual_backprop.kernels import cpp
 from manual_backprop.network import Network
 from manual_backprop.training.agreement import Disagreement, TrainingStopped, bound, require_agreement
 
@@ -84,7 +84,7 @@ def break_autograd(monkeypatch, trainer, part, factor):
 FACTORS = {part: f"T(factors[{number}])" for number, part in enumerate(NAMED)}
 IN_CPP = {
     '#include "layer.h"': 'extern "C" { double factors[] = {1, 1, 1, 1, 1, 1}; }',
-    "short_error ? error : times_derivative(activation, error, out);": (
+    "sigmoid_cross_entropy ? error : times_derivative(activation, error, out);": (
         f"network.deltas.back()[i * outputs + j] *= {FACTORS['BP1']};"
     ),
     "output_error(layers[l - 1].activation, below, a[l - 1].data(), n * layer.inputs, below);": (
@@ -103,14 +103,15 @@ IN_CPP = {
 def factors(tmp_path_factory):
     """The C++ that trains, built with a factor before each part, which the tests turn."""
     folder = tmp_path_factory.mktemp("cpp")
-    source = cpp.SOURCE.read_text()
+    source, layer = cpp.SOURCES
+    name, source = source.name, source.read_text()
     for piece, behind in IN_CPP.items():
         assert source.count(piece) == 1
         source = source.replace(piece, f"{piece}\n{behind}")
-    shutil.copy(cpp.SOURCE.with_name("layer.h"), folder)
-    (folder / cpp.SOURCE.name).write_text(source)
+    shutil.copy(layer, folder)
+    (folder / name).write_text(source)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpp, "SOURCE", folder / cpp.SOURCE.name)
+        patch.setattr(cpp, "SOURCES", (folder / name, folder / layer.name))
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
         cpp.library.cache_clear()
         assert cpp.library()
@@ -176,12 +177,13 @@ def test_a_wrong_sign_is_found_in_every_dtype(make_config, make_trainer, monkeyp
 
 @needs_compiler
 def test_noise_in_place_of_the_epoch_in_cpp_stops_the_run(make_config, make_trainer, monkeypatch):
-    def noise(net, *_):
-        for parameter in net.weights + net.biases:
+    def noise(weights, biases, *_):
+        for parameter in weights + biases:
             parameter.add_(torch.randn_like(parameter), alpha=1e-3)
+        return True
 
     trainer = make_trainer(make_config(batch_size=50, compile=True), 1000)
-    monkeypatch.setattr(epoch, "sgd", noise)
+    monkeypatch.setattr(kernels, "sgd", noise)
     with pytest.raises(TrainingStopped, match=r"step 0, layer 3 of 3: .* BP1"):
         trainer.fit()
 

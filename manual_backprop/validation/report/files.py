@@ -9,8 +9,8 @@ from pathlib import Path
 def write(path: str | Path, text: str) -> None:
     r"""Writes `text` beside its place and renames it there, so that a reader finds the old file or the new one, whole.
 
-    Half of a surrogate pair, which no encoding has, is written as its escape, ``\ud800``. What is no plain file
-    (``/dev/stdout``, a pipe) cannot be replaced and is written to directly.
+    Half of a surrogate pair, which no encoding has, is written as its escape, ``\ud800``. A place that is no plain file
+    (``/dev/stdout``, a pipe) is written to directly, because it cannot be replaced.
     """
     content = encodable(text).encode("utf-8")
     place = Path(os.path.realpath(path))

@@ -52,7 +52,7 @@ def _counts(report: Findings) -> str:
 
 
 def _rows(report: Findings) -> Iterator[str]:
-    """A row a rule: its worst status, and the first that it found of that."""
+    """A row for each rule: the worst status, and the first finding of that status."""
     worst_first = ("error", "fail", "warn", "inconclusive", "skip", "pass")
     assert set(worst_first) == set(STATUSES)
     for code in dict.fromkeys(finding.code for finding in report.findings):
@@ -67,7 +67,7 @@ def _rows(report: Findings) -> Iterator[str]:
 
 
 def _sections(report: Findings) -> Iterator[str]:
-    """What there is to read: failures first; an anchor where a code comes first."""
+    """The findings to read, failures first; the first finding of each code gets the anchor of that code."""
     anchored: set[str] = set()
     if any(finding.excerpt for finding in report.shown):
         yield f"<p>{LEGEND}</p>"
@@ -104,7 +104,7 @@ def _whereabouts(drawn: Excerpt) -> str:
 
 
 def _heat_map(drawn: Excerpt, name: str, numbers: list[list[float]], colours: list[list[Colour]]) -> str:
-    """An SVG of squares, each with its index and number as the words that show when one points at it."""
+    """An SVG of squares; each square shows its index and number when the mouse points at it."""
     height, width = len(numbers) * CELL, max(map(len, numbers)) * CELL
     squares = [
         f'<rect x="{j * CELL}" y="{i * CELL}" width="{CELL}" height="{CELL}" fill="#{r:02x}{g:02x}{b:02x}">'

@@ -10,7 +10,7 @@ from manual_backprop.validation.report.finding import Findings
 
 
 def report_as_json(report: Findings) -> str:
-    """The whole report; the numbers around a mismatch, which are there to be drawn, are left out."""
+    """The whole report without the excerpts, because these numbers serve to draw heat maps only."""
     content = asdict(report) | {"verdict": report.verdict, "passed": report.passed}
     for finding in (*content["findings"], *content["unchecked"]):
         del finding["excerpt"]
@@ -20,8 +20,8 @@ def report_as_json(report: Findings) -> str:
 def as_json(value: Any) -> str:
     """JSON text of nested dicts, lists and tuples.
 
-    JSON has no NaN and no infinity: these are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``. A complex
-    number is ``{"real": …, "imag": …}``, half of a surrogate pair its escape, an object of another kind its ``str``.
+    JSON has no NaN and no infinity, so the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` stand for them. A
+    complex number becomes ``{"real": …, "imag": …}``, half of a surrogate pair its escape, other objects their ``str``.
     """
     return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 

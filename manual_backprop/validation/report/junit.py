@@ -6,17 +6,17 @@ from xml.etree import ElementTree
 from manual_backprop.validation.report.finding import Finding, Findings, Status
 
 TAGS: dict[Status, str] = {"fail": "failure", "skip": "skipped", "error": "error"}
-"""The element of a test case; one that is not here and did not pass is output of a test that passed."""
+"""The element of a test case by status; a finding of any other status but "pass" is output of a test that passed."""
 
 FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has not, not even escaped; and the carriage return, which a parser makes a line's end."""
+"""Characters that XML 1.0 cannot hold even as escapes; and the carriage return, which a parser turns into a newline."""
 
 
 def report_as_junit(report: Findings) -> str:
     """A test case for each finding, named by its code.
 
-    Where the verdict is "unchecked", each gradient that nothing checked is a test case with an error, so that a CI
-    server does not call that passed.
+    Where the verdict is "unchecked", each gradient that nothing checked becomes a test case with an error, because a CI
+    server would otherwise call the suite passed.
     """
     unchecked = report.unchecked if report.verdict == "unchecked" else ()
     counts = {

@@ -1,4 +1,4 @@
-"""What `validate` hands back: findings, and a report that prints itself and writes JSON, JUnit and TensorBoard."""
+"""The report that `validate` returns: it prints itself, and writes JSON, JUnit, HTML and TensorBoard."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ class Report(Findings):
         return self.passed
 
     def __str__(self) -> str:
-        """A table by family, the failures with the roots first, and once, since it is the same for all, what passed."""
+        """A table by family, the failures with the roots first, and the codes that passed."""
         counts = f", {self.passes.forward} forward and {self.passes.backward} backward passes"
         end = f"in {self.seconds:.2f} s{counts if self.passes.forward else ''}, seed {self.seed}"
         lines = [f"{self.name}: {self._verdict_in_words()} {end}", "", *self._table()]
@@ -85,7 +85,7 @@ class Report(Findings):
         writer.add_text(f"validate/{self.name}", f"```\n{self}\n```", step)
         for number, finding in enumerate(self.failures):
             if finding.excerpt:
-                # Of its own number, since a code may fail several times, for another input or in another setting.
+                # The tag has a number, because a code may fail several times, for several inputs or settings.
                 tag = f"validate/{number} {finding.code} {finding.input or f'output {finding.output}'}"
                 writer.add_image(tag, image(finding.excerpt), step)
 
