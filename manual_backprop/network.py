@@ -18,7 +18,7 @@ GATHERED = 2**18
 
 
 class Gradients(NamedTuple):
-    """What backpropagation puts out, by layer: ∂C/∂w^l ``(o, i)``, ∂C/∂b^l ``(o,)``, the errors δ^l ``(*, o)``."""
+    """The output of backpropagation, by layer: ∂C/∂w^l ``(o, i)``, ∂C/∂b^l ``(o,)``, the errors δ^l ``(*, o)``."""
 
     weights: list[Tensor]
     biases: list[Tensor]
@@ -29,7 +29,7 @@ class _Buffers(NamedTuple):
     """Where a mini-batch of N samples is computed: a list has an entry a layer, of shape ``(N, o)``."""
 
     ones: Tensor  # (N,)
-    z: list[Tensor]  # and a, written over it
+    z: list[Tensor]  # a is written over z
     deltas: list[Tensor]
     columns: list[Tensor]  # views of the deltas, (o, N)
 
@@ -92,7 +92,10 @@ class Network:
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # copies of the columns would be no views
+        return self.__dict__ | {
+            "_buffers": {},
+            "_gathered": None,
+        }  # views no more: deepcopy and pickle would part δ from δᵀ
 
     @torch.no_grad()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ class Network:
         samples = x.shape[:-1]
         self._expect_outputs(y, samples)
         rows = samples.numel()
-        buffers = self._new_buffers(rows)  # its own, so that several threads may ask at once
+        buffers = self._new_buffers(rows)  # not those of the training, so that several threads may ask at once
         inputs = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), buffers)
         mean, ones = 1 / max(1, rows), buffers.ones
 
@@ -296,11 +299,11 @@ class Network:
             raise ValueError(f"y: expected the shape {outputs} of the outputs, found {tuple(y.shape)}")
 
     def _buffers_for(self, samples: int) -> _Buffers:
-        """Those for a mini-batch of so many samples."""
+        """The buffers for a mini-batch of so many samples."""
         w = self.weights[0]
         kind = samples, w.dtype, w.device
         if kind not in self._buffers:
-            if len(self._buffers) == 2:  # those of an epoch: the full mini-batches and the last one
+            if len(self._buffers) == 2:  # an epoch has two: the full mini-batches, and the last one
                 self._buffers.clear()
             self._buffers[kind] = self._new_buffers(samples)
         return self._buffers[kind]

@@ -1,4 +1,4 @@
-"""What the scripts share: options, one-line complaints, and a run that prints, draws and logs to TensorBoard."""
+"""The frame of the scripts: options, one-line complaints, and a run that prints, draws and logs to TensorBoard."""
 
 import dataclasses
 import signal

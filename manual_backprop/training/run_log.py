@@ -1,4 +1,4 @@
-"""What a run leaves behind: TensorBoard's events, `metrics.csv`, `config.json`, `env.json` and the pictures."""
+"""The traces that a run leaves: TensorBoard's events, `metrics.csv`, `config.json`, `env.json` and the pictures."""
 
 import csv
 from contextlib import AbstractContextManager, nullcontext
@@ -40,7 +40,7 @@ class RunLog:
         self, folder: Path, config: Config, device: torch.device, learner: Learner, purge_step: int | None = None
     ) -> None:
         self.folder, self.config, self.network = folder, config, learner.network
-        # A queue that holds all that one look at the layers writes: training does not wait for the file.
+        # The queue holds everything that one look at the layers writes, so training does not wait for the file.
         self.writer = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000)
         describe(folder, self.writer, {"config": as_plain(config), "env": environment(device)})
         self.writer.add_custom_scalars(LAYOUT)
@@ -48,7 +48,7 @@ class RunLog:
         self.apart = self.module is not learner
         layers = self.module.model.named_modules()
         self.paths = [path for path, layer in layers if isinstance(layer, torch.nn.Linear)]
-        # The twin runs on the steps to be recorded alone, and each is.
+        # The twin runs only on steps that are to be recorded, so the monitor records each of its passes.
         every = 1 if self.apart else config.inspect_every
         self.monitor = Monitor(self.module.parallel, self.writer, every) if config.inspect_every else None
         self._followed = False
