@@ -28,6 +28,10 @@ class Activation:
         in_place: a = σ(z) written over z, where there is such a form.
         times_derivative: x ⊙ σ′ in one pass over memory, of ``(x, value, out)``, where there is such a form; it is used
             where nothing records.
+        module: the same as a module of torch.
+        functions: the same as functions of torch, by all their names.
+        onednn: the name of the same in oneDNN.
+        code: the number of the same in our C++, `kernels/layer.h`.
 
     Example:
         >>> softplus = Activation("softplus", torch.nn.functional.softplus, torch.sigmoid, needs="z")
@@ -41,13 +45,25 @@ class Activation:
     needs: Literal["a", "z"] | None
     in_place: Callable[[Tensor], Tensor] | None = None
     times_derivative: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+    module: type[torch.nn.Module] | None = None
+    functions: tuple[Callable[[Tensor], Tensor], ...] = ()
+    onednn: str | None = None
+    code: int | None = None
 
-    def over(self, z: Tensor) -> Tensor:
+    def in_place_of(self, z: Tensor) -> Tensor:
         """a = σ(z), for the caller that has no more use for z."""
         return self.function(z) if self.in_place is None else self.in_place(z)
 
-    def prime(self, value: Tensor) -> "Derivative":
-        """σ′ as a factor in BP1 and BP2, of the value that `needs` names."""
+    def split(self) -> tuple["Activation", "Activation"]:
+        """(of the product, after it): σ in two, so that σ′ is computed from the output of the first.
+
+        Where σ′ takes a, or nothing, these are (σ, identity): a layer computes σ in one with its product and may forget
+        z. Where σ′ takes z, they are (identity, σ): the layer puts out z, which is kept.
+        """
+        return (identity, self) if self.needs == "z" else (self, identity)
+
+    def derivative_of(self, value: Tensor) -> "Derivative":
+        """σ′ as a factor of BP1 and BP2, from the value that `needs` names: the output of the first of `split`."""
         return Derivative(self, value)
 
     def derivative_at(self, z: Tensor, a: Tensor | None = None) -> Tensor | float:
@@ -68,7 +84,7 @@ class Activation:
 
 
 class Derivative(NamedTuple):
-    """σ′, not computed before it is a factor: `Activation.prime`."""
+    """σ′, which is not computed before it is multiplied by, because the two in one pass over memory take @@@."""
 
     activation: Activation
     value: Tensor
@@ -119,10 +135,32 @@ def _identity_error(x: Tensor, _: Tensor, out: Tensor | None) -> Tensor:
     return x if out is None or out is x else out.copy_(x)
 
 
-sigmoid = Activation("sigmoid", torch.sigmoid, sigmoid_prime, "a", torch.sigmoid_, _sigmoid_error)
+sigmoid = Activation(
+    "sigmoid",
+    torch.sigmoid,
+    sigmoid_prime,
+    needs="a",
+    in_place=torch.sigmoid_,
+    times_derivative=_sigmoid_error,
+    module=torch.nn.Sigmoid,
+    functions=(torch.sigmoid, torch.nn.functional.sigmoid, torch.special.expit),
+    onednn="sigmoid",
+    code=0,
+)
 """σ(z) = 1/(1 + e^{−z}), in (0, 1); σ′ = σ(1 − σ), at most 1/4. Chapter 1, equation (3)."""
 
-tanh = Activation("tanh", torch.tanh, tanh_prime, "a", torch.tanh_, _tanh_error)
+tanh = Activation(
+    "tanh",
+    torch.tanh,
+    tanh_prime,
+    needs="a",
+    in_place=torch.tanh_,
+    times_derivative=_tanh_error,
+    module=torch.nn.Tanh,
+    functions=(torch.tanh, torch.nn.functional.tanh),
+    onednn="tanh",
+    code=1,
+)
 """tanh(z) = 2σ(2z) − 1, in (−1, 1): a sigmoid stretched and shifted; tanh′ = 1 − tanh². Chapter 3, equation (111).
 
 >>> z = torch.tensor([-1.0, 0.5, 2.0])
@@ -130,14 +168,37 @@ tanh = Activation("tanh", torch.tanh, tanh_prime, "a", torch.tanh_, _tanh_error)
 True
 """
 
-relu = Activation("relu", torch.relu, relu_prime, "a", torch.relu_, _relu_error)
+relu = Activation(
+    "relu",
+    torch.relu,
+    relu_prime,
+    needs="a",
+    in_place=torch.relu_,
+    times_derivative=_relu_error,
+    module=torch.nn.ReLU,
+    functions=(torch.relu, torch.nn.functional.relu),
+    onednn=None,  # oneDNN's makes a 0 of a NaN
+    code=2,
+)
 """max(0, z); its derivative is 1 above 0 and 0 below, and 0 at the kink, as torch has it. Chapter 3, section
 "Other models of artificial neuron"."""
 
-identity = Activation("identity", identity_function, identity_prime, None, identity_function, _identity_error)
+identity = Activation(
+    "identity",
+    identity_function,
+    identity_prime,
+    needs=None,
+    in_place=identity_function,
+    times_derivative=_identity_error,
+    module=torch.nn.Identity,
+    onednn="none",
+    code=3,
+)
 """The linear neuron, a = z, with σ′ = 1. Chapter 2, exercise "Backpropagation with linear neurons"."""
 
 ACTIVATIONS = {activation.name: activation for activation in (sigmoid, tanh, relu, identity)}
+Name = Literal["sigmoid", "tanh", "relu", "identity"]
+"""The names in `ACTIVATIONS`, for options and type checkers."""
 
 
 def activation_named(activation: str | Activation) -> Activation:

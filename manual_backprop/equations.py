@@ -1,7 +1,8 @@
 """The four equations of backpropagation (Nielsen, *Neural Networks and Deep Learning*, chapter 2).
 
-They are the only place in the package where the mathematics of a layer's backward pass is written down: the autograd
-Functions (`functions.py`) and the algorithm without autograd (`network.py`) both call them.
+The autograd Functions (`functions.py`) and the algorithm without autograd (`network.py`) both call them, for the
+gradients that are asked for as for the steps that train. They stand once more in C++ (`kernels/layer.h`), which tests
+and the live check of the training hold against autograd.
 
 Symbols, for a layer l with i inputs and o outputs. Rows are samples: ``*`` stands for any number of leading
 dimensions, none and empty ones among them.
@@ -22,13 +23,14 @@ The book writes one sample as a column and differentiates in *denominator layout
 column). Here a sample is a row, so each matrix product stands the other way round: (wᵀδ)ᵀ = δᵀw is ``delta @ weight``.
 
 Every function takes tensors of one floating dtype and returns that dtype; torch raises ``RuntimeError`` where shapes do
-not fit. All are made of differentiable torch operations, so a backward built from them can itself be differentiated.
+not fit. All are made of differentiable torch operations, so a backward built from them can itself be differentiated;
+written into a tensor that is given (``out``, ``into``), they are for a caller that records nothing.
 """
 
 from torch import Tensor
 
 from manual_backprop.activations import Derivative
-from manual_backprop.kernels import hadamard, matmul
+from manual_backprop.kernels import addmm_, hadamard, matmul
 
 
 def output_error(
@@ -46,12 +48,12 @@ def output_error(
 
     Args:
         grad_a: ∂C/∂a^L, ``(*, o)``.
-        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron; or an `Activation.prime`, which
-            is computed and multiplied in one.
+        activation_derivative: σ′(z^L), ``(*, o)``, or the number 1 of a linear neuron; or an
+            `Activation.derivative_of`, which is computed and multiplied in one.
         out: where δ^L is written, ``(*, o)``; a new tensor where it is None.
 
     Returns:
-        δ^L, ``(*, o)``; ``grad_a`` itself where ``out`` is, or for the `Activation.prime` of a linear neuron.
+        δ^L, ``(*, o)``; ``grad_a`` itself where ``out`` is, or for the `Activation.derivative_of` of a linear neuron.
 
     Example:
         >>> output_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))  # the book's Hadamard product
@@ -107,7 +109,9 @@ def hidden_error(
     return output_error(input_gradient(weight_next, delta_next, out), activation_derivative, out)
 
 
-def bias_gradient(delta: Tensor) -> Tensor:
+def bias_gradient(
+    delta: Tensor, into: Tensor | None = None, keep: float = 0.0, scale: float = 1.0, ones: Tensor | None = None
+) -> Tensor:
     """BP3: the gradient of the bias, ∂C/∂b^l = δ^l, summed over the samples.
 
     Component by component: ∂C/∂b^l_j = Σ_n δ^l_nj; the book writes it for one sample n. The factor 1/N of a mean is
@@ -115,16 +119,25 @@ def bias_gradient(delta: Tensor) -> Tensor:
 
     Args:
         delta: δ^l, ``(*, o)``.
+        into, keep, scale: where ``into`` ``(o,)`` is given, it becomes keep · into + scale · ∂C/∂b^l, in place, as in
+            `weight_gradient`.
+        ones: the input that a bias is the weight of: 1 for each of the N samples, ``(N,)``. A caller that takes many
+            steps keeps it, because to make it takes as long as the product.
 
     Returns:
-        ∂C/∂b^l, ``(o,)``; zeros for an empty batch.
+        ∂C/∂b^l, ``(o,)``, zeros for an empty batch; or ``into``.
 
     Source: chapter 2, equation (BP3).
     """
-    return _samples(delta).sum(0)
+    delta = _samples(delta)
+    if into is None:
+        return delta.sum(0)
+    return into.addmv_(delta.mT, delta.new_ones(len(delta)) if ones is None else ones, beta=keep, alpha=scale)
 
 
-def weight_gradient(delta: Tensor, input: Tensor) -> Tensor:
+def weight_gradient(
+    delta: Tensor, input: Tensor, into: Tensor | None = None, keep: float = 0.0, scale: float = 1.0
+) -> Tensor:
     """BP4: the gradient of the weights, ∂C/∂w^l = δ^l (a^{l-1})ᵀ, summed over the samples.
 
     Component by component: ∂C/∂w^l_jk = Σ_n δ^l_nj a^{l-1}_nk; the book writes it for one sample, as a_in δ_out.
@@ -132,13 +145,21 @@ def weight_gradient(delta: Tensor, input: Tensor) -> Tensor:
     Args:
         delta: δ^l, ``(*, o)``.
         input: a^{l-1}, ``(*, i)``, with the same leading dimensions.
+        into: where it is given, ``(o, i)``, it becomes keep · into + scale · ∂C/∂w^l, in place and in one product: with
+            w^l for ``into`` and −η for ``scale`` a step of gradient descent. 0 for ``keep`` forgets a NaN.
 
     Returns:
-        ∂C/∂w^l, ``(o, i)``; zeros for an empty batch.
+        ∂C/∂w^l, ``(o, i)``, zeros for an empty batch; or ``into``.
 
-    Source: chapter 2, equation (BP4).
+    Example:
+        >>> w = torch.tensor([[1.0, 2.0]])
+        >>> weight_gradient(torch.tensor([[0.5]]), torch.tensor([[4.0, 6.0]]), into=w, keep=1.0, scale=-0.1)
+        tensor([[0.8000, 1.7000]])
+
+    Source: chapter 2, equation (BP4); chapter 1, equation (16) for the step.
     """
-    return matmul(_samples(delta).mT, _samples(input))
+    delta_t, input = _samples(delta).mT, _samples(input)
+    return matmul(delta_t, input) if into is None else addmm_(into, delta_t, input, beta=keep, alpha=scale)
 
 
 def _samples(x: Tensor) -> Tensor:

@@ -39,10 +39,7 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
     if autocast_is_on(weight.device):
         dtype = torch.get_autocast_dtype(weight.device.type)
         input, weight, bias = _autocast(input, dtype), _autocast(weight, dtype), _autocast(bias, dtype)
-    if activation.needs == "z":
-        z = functions.linear_activation.apply(input, weight, bias, identity)
-        return functions.activation_of.apply(z, activation)
-    return functions.linear_activation.apply(input, weight, bias, activation)
+    return functions.layer(input, weight, bias, activation)
 
 
 # The casts of autocast are nodes of their own, outside of the Functions, so that a backward outside of autocast meets

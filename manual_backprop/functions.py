@@ -21,7 +21,6 @@ from manual_backprop import _torch, kernels
 from manual_backprop.activations import Activation, identity
 from manual_backprop.costs import Cost, reduce
 from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
-from manual_backprop.kernels import cpp, in_one_call
 
 
 class LinearActivationFunction(Function):
@@ -54,9 +53,10 @@ class LinearActivationFunction(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, a = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if gradients := in_one_call(cpp.gradients, grad_output, input, weight, a, ctx.activation, needs):
-            return *gradients, None  # what follows, in C++
-        delta = output_error(grad_output, ctx.activation.prime(a))  # BP1, and the second half of BP2
+        gradients = kernels.gradients(grad_output, input, weight, a, ctx.activation, needs)
+        if gradients is not None:  # the kernel has computed the lines below in one call
+            return *gradients, None
+        delta = output_error(grad_output, ctx.activation.derivative_of(a))  # BP1, and the second half of BP2
         return *_gradients(delta, input, weight, needs), None
 
     @staticmethod
@@ -98,7 +98,7 @@ class ActivationFunction(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        return output_error(grad_output, ctx.activation.prime(z)), None  # BP1, and the second half of BP2
+        return output_error(grad_output, ctx.activation.derivative_of(z)), None  # BP1, and the second half of BP2
 
     @staticmethod
     def jvp(ctx: Any, d_z: Tensor, _: None) -> Tensor:
@@ -187,6 +187,13 @@ activation_of = TwoForms(ActivationFunction)
 cost_of = TwoForms(CostFunction)
 
 
+def layer(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    """a = σ(input @ weightᵀ + bias) by one of the Functions, or by two where σ′ takes z."""
+    of_product, after = activation.split()
+    a = linear_activation.apply(input, weight, bias, of_product)
+    return a if after is identity else activation_of.apply(a, after)
+
+
 class NetworkCostFunction(Function):
     """The cost of a whole network as one node, with BP1 to BP4 in one loop.
 
@@ -209,7 +216,7 @@ class NetworkCostFunction(Function):
         samples = input.shape[:-1].numel() if reduction == "mean" else 1
         ctx.scale = 1 / max(1, samples)
         needs = ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]
-        at_once = in_one_call(cpp.network_cost, input, target, activations, cost, ctx.scale, parameters, needs)
+        at_once = kernels.network_cost(input, target, activations, cost, ctx.scale, parameters, needs)
         ctx.at_once = at_once is not None
         if at_once:
             value, gradients = at_once
@@ -217,20 +224,22 @@ class NetworkCostFunction(Function):
             return value
         activated, weighted = [input], []  # a^0 = x, a^1 …; the z^l that σ′ is computed from
         for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
-            a = kernels.linear(activated[-1], w, b, identity if f.needs == "z" else f)
-            if f.needs == "z":
-                weighted.append(a)
-                a = f.function(a)
-            activated.append(a)
+            of_product, after = f.split()
+            value = kernels.linear(activated[-1], w, b, of_product)
+            if after is not identity:
+                weighted.append(value)
+            activated.append(after.function(value))
         ctx.save_for_backward(target, *parameters, *activated, *weighted)
-        return reduce(cost.value(a, target), reduction)
+        return reduce(cost.value(activated[-1], target), reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         layers = len(ctx.activations)
         target, *saved = ctx.saved_tensors
         parameters, (input, *saved) = saved[: 2 * layers], saved[2 * layers :]
-        if torch.is_grad_enabled():  # a second derivative: a^l and z^l were cut off from the graph, the layers are not
+        if torch.is_grad_enabled():
+            # Called with create_graph=True: the saved a^l and z^l carry no graph, so the pass is made again by the
+            # layers' own Functions, which can be differentiated again.
             arguments = (input, target, ctx.activations, ctx.cost, ctx.reduction, *parameters)
             return _through_the_layers(arguments, ctx.needs_input_grad, grad_output)
         if ctx.at_once:
@@ -245,7 +254,8 @@ class NetworkCostFunction(Function):
         grad_a = ctx.cost.derivative(a, target) * (ctx.scale * grad_output)
         for layer in reversed(range(layers)):
             f, own = ctx.activations[layer], slice(2 * layer, 2 * layer + 2)
-            delta = output_error(grad_a, f.prime(weighted.pop() if f.needs == "z" else a))  # BP1, then BP2
+            value = a if f.split()[1] is identity else weighted.pop()
+            delta = output_error(grad_a, f.derivative_of(value))  # BP1, then BP2
             a, grad_a = activated.pop(), None
             asked = (layer > 0 or needs_input_grad, *needs[own])
             grad_a, *gradients[own] = _gradients(delta, a, parameters[2 * layer], asked)
@@ -258,10 +268,7 @@ def _through_the_layers(arguments: tuple, needs: tuple[bool, ...], grad_output: 
     arguments = tuple(x.view_as(x) if need else x for x, need in zip(arguments, needs, strict=True))
     a, target, activations, cost, reduction, *parameters = arguments
     for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
-        if f.needs == "z":
-            a = activation_of.apply(linear_activation.apply(a, w, b, identity), f)
-        else:
-            a = linear_activation.apply(a, w, b, f)
+        a = layer(a, w, b, f)
     asked = [x for x, need in zip(arguments, needs, strict=True) if need]
     value = reduce(cost_of.apply(a, target, cost), reduction)
     found = iter(torch.autograd.grad(value, asked, grad_output, create_graph=True))

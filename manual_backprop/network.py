@@ -1,7 +1,6 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from manual_backprop import kernels
 from manual_backprop.activations import Activation, activation_named, identity
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
-from manual_backprop.kernels import cuda_graph, epoch
 
 GATHERED = 2**18
 """Numbers that are gathered for the mini-batches to come, which stay in the cache of a core: 1 MiB of float32."""
@@ -32,7 +30,6 @@ class _Buffers(NamedTuple):
     ones: Tensor  # (N,)
     z: list[Tensor]  # and a, written over it
     deltas: list[Tensor]
-    deltas_t: list[Tensor]  # the same, transposed
 
 
 class Network:
@@ -45,8 +42,8 @@ class Network:
         output_activation: of the last layer; the same as `activation` where it is None.
         device, dtype: of the weights and biases.
         compile: let `sgd` run many steps in one call of C++ where the network is so small that Python would take most
-            of the time (`compiled.py` says which); it needs a C++ compiler, and does without after a warning. On CUDA:
-            let it capture the step as a CUDA graph (`captured.py`).
+            of the time (`kernels/cpp.py` says which); it needs a C++ compiler, and does without after a warning. On
+            CUDA: let it capture the step as a CUDA graph (`kernels/cuda_graph.py`).
 
     Attributes:
         weights: the w^l, ``(o, i)`` each; drawn from N(0, 1), as the biases, from torch's global generator.
@@ -94,7 +91,7 @@ class Network:
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # a copied deltas_t is no view of deltas
+        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # the first step makes them anew
 
     @torch.inference_mode()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -117,13 +114,14 @@ class Network:
         rows = samples.numel()
         buffers = self._new_buffers(rows)  # its own, so that several threads may ask at once
         inputs = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), buffers)
-        deltas = [delta.mul_(1 / max(1, rows)) for delta in buffers.deltas]
+        mean, ones = 1 / max(1, rows), buffers.ones
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
+        layers = list(zip(self.weights, self.biases, buffers.deltas, inputs, strict=True))
         return Gradients(
-            weights=[weight_gradient(delta, a) for delta, a in zip(deltas, inputs, strict=True)],
-            biases=[bias_gradient(delta) for delta in deltas],
-            deltas=[delta.reshape(*samples, delta.shape[-1]) for delta in deltas],
+            weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, _, delta, a in layers],
+            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for _, b, delta, _ in layers],
+            deltas=[(delta * mean).reshape(*samples, delta.shape[-1]) for delta in buffers.deltas],
         )
 
     def _inputs_and_errors(self, x: Tensor, y: Tensor, buffers: _Buffers) -> list[Tensor]:
@@ -142,13 +140,11 @@ class Network:
             inputs.append(a)
             if short and layer == last:
                 z = kernels.linear(a, w, b, identity, z_out)  # δ^L is computed from z^L alone
-            elif f.needs == "z":
-                z = kernels.linear(a, w, b, identity, z_out)
-                a = f.function(z)
-                sigma_primes.append(f.prime(z))
             else:
-                a = kernels.linear(a, w, b, f, z_out)
-                sigma_primes.append(f.prime(a))
+                of_product, after = f.split()
+                value = kernels.linear(a, w, b, of_product, z_out)
+                a = after.function(value)
+                sigma_primes.append(f.derivative_of(value))
 
         # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
         deltas = buffers.deltas
@@ -207,20 +203,20 @@ class Network:
         self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         inputs, mean = self._inputs_and_errors(x, y, buffers), 1 / max(1, x.shape[0])
-        weights, biases, deltas_t, ones = self.weights, self.biases, buffers.deltas_t, buffers.ones
+        weights, biases, deltas, ones = self.weights, self.biases, buffers.deltas, buffers.ones
 
-        # 5. BP3 and BP4 and the step in one product each.
+        # 5. Output (BP3, BP4) and the step, w → w − η (∂C/∂w + λ/n w), in one product each.
         if not momentum:
-            for w, b, delta_t, a in zip(weights, biases, deltas_t, inputs, strict=True):
-                kernels.addmm_(w, delta_t, a, beta=1 - learning_rate * weight_decay, alpha=-learning_rate * mean)
-                b.addmv_(delta_t, ones, alpha=-learning_rate * mean)
+            for w, b, delta, a in zip(weights, biases, deltas, inputs, strict=True):
+                weight_gradient(delta, a, into=w, keep=1 - learning_rate * weight_decay, scale=-learning_rate * mean)
+                bias_gradient(delta, into=b, keep=1.0, scale=-learning_rate * mean, ones=ones)
             return
-        parameters = weights + biases
+        parameters, layers = weights + biases, len(weights)
         self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
-        for v, w, delta_t, a in zip(self.velocities, weights, deltas_t, inputs, strict=False):
-            kernels.addmm_(v, delta_t, a, beta=momentum, alpha=mean).add_(w, alpha=weight_decay)
-        for v, delta_t in zip(self.velocities[len(weights) :], deltas_t, strict=True):
-            v.addmv_(delta_t, ones, beta=momentum, alpha=mean)
+        for v, w, delta, a in zip(self.velocities[:layers], weights, deltas, inputs, strict=True):
+            weight_gradient(delta, a, into=v, keep=momentum, scale=mean).add_(w, alpha=weight_decay)
+        for v, delta in zip(self.velocities[layers:], deltas, strict=True):
+            bias_gradient(delta, into=v, keep=momentum, scale=mean, ones=ones)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
 
@@ -258,10 +254,13 @@ class Network:
         rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
         if len(rates) != batches:
             raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        if self.compile and epoch.can_run(self, x, y, batch_size, order):
-            epoch.sgd(self, x, y, batch_size, rates, order, momentum, weight_decay)
+        network = self.weights, self.biases, self.velocities, self.activations
+        cost = self.cost.of_weighted_input_of(self.activations[-1]) or self.cost
+        if self.compile and kernels.sgd(*network, cost, x, y, batch_size, rates, order, momentum, weight_decay):
             return
-        descend = partial(cuda_graph.step_of(self), self) if self.compile and x.is_cuda else self._descend
+        descend = self._descend
+        if self.compile and x.is_cuda:
+            descend = kernels.captured(self, descend, lambda: self.weights + self.biases + self.velocities)
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
             descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
 
@@ -310,5 +309,4 @@ class Network:
         def rows() -> list[Tensor]:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
-        deltas = rows()
-        return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
+        return _Buffers(w.new_ones(n), rows(), rows())

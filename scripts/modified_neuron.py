@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from manual_backprop.chapter import pictures
 from manual_backprop.chapter.modified_neuron import EXERCISES, equations, softplus, validated
 from manual_backprop.chapter.run import Run, RunOptions, main, off_by
-from manual_backprop.validation import PROBES
+from manual_backprop.validation import RULES as CODES
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Options(RunOptions):
     """The chapter's exercises: one neuron with f(z) ≠ σ(z), and neurons that are all linear. Which equations change?"""
 
     skip: tuple[str, ...] = ()
-    """Codes of probes of `validate` to leave out; MB806 and MB807, which compile, take most of the time."""
+    """Codes of rules of `validate` to leave out; MB806 and MB807, which compile, take most of the time."""
     samples: int = 5
     """In the mini-batch that the equations are held against autograd on."""
     seed: int = 0
@@ -23,7 +23,7 @@ class Options(RunOptions):
 
 
 RULES = [
-    ("skip", "codes of probes, such as MB806", lambda o: all(any(p.answers_to(c) for p in PROBES) for c in o.skip)),
+    ("skip", "codes of rules, such as MB806", lambda o: all(any(p.answers_to(c) for p in CODES) for c in o.skip)),
     ("samples", "from 1 to 1000", lambda o: 1 <= o.samples <= 1000),
     ("seed", "from 0 to 2**63 - 1", lambda o: 0 <= o.seed < 2**63),
 ]
@@ -42,7 +42,7 @@ def show(options: Options, run: Run) -> bool:
         report = validated(exercise, options.skip, options.seed)
         counts = Counter(finding.status for finding in report.findings)
         other = [str(finding) for finding in report.findings if finding.status not in ("pass", "skip")]
-        run.say(f"validate: {counts['pass']} probes pass, {counts['skip']} do not apply", *other, "")
+        run.say(f"validate: {counts['pass']} rules pass, {counts['skip']} do not apply", *other, "")
         passed = passed and not other
     run.picture("modified_neuron", pictures.modified_neuron(softplus, found))
     for number, es in enumerate(found.values(), start=1):

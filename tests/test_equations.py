@@ -104,6 +104,20 @@ def test_component_form_of_any_shape(equation, by_loops, signature, shape, sizes
     assert_close(equation(*args), by_loops(*args))
 
 
+@pytest.mark.parametrize("scale", [1.0, -0.3])
+@pytest.mark.parametrize("keep", [0.0, 1.0, 0.9])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("equation", "by_loops", "signature"), EQUATIONS[-2:])
+def test_a_gradient_into_a_tensor(equation, by_loops, signature, shape, keep, scale):
+    """keep · into + scale · gradient, in place; 0 for keep forgets a NaN."""
+    args = arguments(signature, shape)
+    gradient = by_loops(*args)
+    into = torch.randn_like(gradient) if keep else torch.full_like(gradient, math.nan)
+    expected = keep * into.nan_to_num() + scale * gradient
+    assert equation(*args, into=into, keep=keep, scale=scale) is into
+    assert_close(into, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("equation", "by_loops", "signature"), EQUATIONS)
 def test_dtype_is_kept(equation, by_loops, signature, dtype):

@@ -379,13 +379,12 @@ def test_cuda_agrees_with_cpu(case, cost):
 
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.5, "weight_decay": 1e-3}], ids=["plain", "momentum-l2"])
 @pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
-def test_nothing_is_allocated_after_the_first_steps(cost, options, monkeypatch):
+def test_nothing_is_allocated_after_the_first_steps(cost, options):
     """By ATen: oneDNN's operation has no place to write to."""
-    monkeypatch.setattr(kernels, "_smallest", kernels._smallest)  # restored afterwards
-    kernels.use("aten")
     net, x, y, order = Network([8, 6, 3], cost=cost), torch.rand(25, 8), torch.rand(25, 3), torch.arange(25)
-    net.sgd(x, y, 10, 3.0, order, **options)
-    with torch.autograd.profiler.profile(profile_memory=True, use_kineto=False) as profile:
+    with kernels.using("aten"):
+        net.sgd(x, y, 10, 3.0, order, **options)
+    with kernels.using("aten"), torch.autograd.profiler.profile(profile_memory=True, use_kineto=False) as profile:
         net.sgd(x, y, 10, 3.0, order, **options)
     allocations = {event.name: event.cpu_memory_usage for event in profile.function_events if event.cpu_memory_usage}
     assert any(event.name == "aten::addmm" for event in profile.function_events)

@@ -327,13 +327,6 @@ BARE_NAMES = {
     ),
     *("StorageWeakRef", "maybe_clear_saved_tensors", "get_interpreter_stack", "torch.__trace", "CppNode"),
 }
-OUTSIDE = {
-    "kernels/__init__.py",
-    "validation/rules/compiled.py",
-    "validation/rules/layout.py",
-    "validation/rules/state.py",
-}
-"""Files that still use private torch by themselves."""
 
 
 def private_names(tree: ast.AST) -> Iterator[str]:
@@ -360,5 +353,4 @@ def test_private_torch_stands_behind_one_door() -> None:
         if name != "_torch.py" and not name.startswith("zoo/"):  # the zoo holds what other people write
             names = sorted(set(private_names(ast.parse(file.read_text(encoding="utf-8")))))
             found.update({name: names} if names else {})
-    assert {name: names for name, names in found.items() if name not in OUTSIDE} == {}
-    assert not OUTSIDE - {*found}, "these use no private torch any longer: take them out of OUTSIDE"
+    assert found == {}

@@ -109,7 +109,7 @@ def validated(exercise: Exercise, skip: Sequence[str] = (), seed: int = 0) -> Re
     """The backward pass of the exercise's network, our layers' own, asked by every probe of `validate`.
 
     Args:
-        skip: codes of probes to leave out, as in `validate`.
+        skip: codes of rules to leave out, as in `validate`.
         seed: of the weights and the mini-batch.
     """
 

@@ -1,4 +1,4 @@
-"""``manual-backprop validate | explain | zoo | mutate``: the validator on the command line.
+"""``manual-backprop validate | explain | zoo | mutate | new-rule``: the validator on the command line.
 
 Exit status: 0 passed, 1 failed, 2 could not run, with one line on stderr that says why.
 """
@@ -55,7 +55,7 @@ def _refused(message: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="manual-backprop", description="Is a hand-written backward pass right?")
-    commands = top.add_subparsers(dest="command", required=True, metavar="validate | explain | zoo | mutate")
+    commands = top.add_subparsers(dest="command", required=True, metavar="validate | explain | zoo | mutate | new-rule")
     for name, run, words, add in COMMANDS:
         command = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         command.set_defaults(run=run)
@@ -101,6 +101,11 @@ def _mutate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", type=Path, metavar="F", help="write the outcomes as JSON")
 
 
+def _new_rule_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("code", metavar="CODE", help="MB512, or MB5xx for the next free one of its family")
+    command.add_argument("name", metavar="NAME", help="words with hyphens, such as torn-buffer")
+
+
 def _listed(values: list[str] | None) -> list[str]:
     return [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
 
@@ -130,7 +135,7 @@ def validate(arguments: argparse.Namespace) -> int:
     options |= {"only": _listed(arguments.only) or None, "skip": _listed(arguments.skip)}
     with terminal.progress() as bar:
         try:
-            report = ask(func, inputs, progress=bar.probe, **options)
+            report = ask(func, inputs, progress=bar.rule, **options)
         except (TypeError, ValueError) as error:
             raise CannotRun(" ".join(str(error).split())) from error
     if arguments.json is not None:
@@ -169,17 +174,16 @@ def _summary_writer(folder: Path | None) -> Any:
 
 def explain(arguments: argparse.Namespace) -> int:
     """Says what a code means, with a real bug, a wrong snippet and a right one; lists the codes where none is given."""
-    from manual_backprop.validation import PROBES
-    from manual_backprop.validation.explanations import EXPLANATIONS, PRELUDE
+    from manual_backprop.validation import RULES
+    from manual_backprop.validation.rules.skeletons import PRELUDE
 
-    probes = {probe.code: probe for probe in PROBES}
     if arguments.code is None:
-        terminal.show_codes(list(probes.values()))
+        terminal.show_codes(RULES)
         return PASSED
-    code = arguments.code.upper()
-    if code not in EXPLANATIONS or code not in probes:
+    rule = next((rule for rule in RULES if rule.code == arguments.code.upper()), None)
+    if rule is None:
         raise CannotRun(f"no code {arguments.code!r}; `manual-backprop explain` lists them")
-    terminal.show_explanation(probes[code], EXPLANATIONS[code], PRELUDE)
+    terminal.show_explanation(rule, PRELUDE)
     return PASSED
 
 
@@ -256,9 +260,19 @@ def _experiment(arguments: argparse.Namespace) -> tuple[list[type], Any]:
     return functions, tests
 
 
+def new_rule(arguments: argparse.Namespace) -> int:
+    """Writes the skeleton of a rule of the validator, and says what is to be done next."""
+    from manual_backprop.cli.new_rule import write
+
+    path = write(arguments.code, arguments.name)
+    print(f"{path}\nREADME.md beside it says what to fill in, and which entry of the zoo it wants.")
+    return PASSED
+
+
 COMMANDS = (
     ("validate", validate, "finds every way in which a hand-written backward pass is wrong", _validate_arguments),
     ("explain", explain, "says what a code means, with a real bug, a wrong and a right snippet", _explain_arguments),
     ("zoo", zoo, "shows what gradcheck and validate find among wrong and right backward passes", _zoo_arguments),
     ("mutate", mutate, "breaks a backward on purpose, and lists what your tests do not notice", _mutate_arguments),
+    ("new-rule", new_rule, "writes the skeleton of a new rule of the validator", _new_rule_arguments),
 )

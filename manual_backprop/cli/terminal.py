@@ -14,9 +14,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from manual_backprop.mutation.mutants import Mutant, Outcome
-    from manual_backprop.validation.explanations import Explanation
-    from manual_backprop.validation.report.report import Finding, Report
-    from manual_backprop.validation.rules.rule import Probe
+    from manual_backprop.validation.report.finding import Finding
+    from manual_backprop.validation.report.report import Report
+    from manual_backprop.validation.rule import Rule
     from manual_backprop.zoo import Entry
     from manual_backprop.zoo.matrix import Row
 
@@ -26,6 +26,7 @@ COLOURS = {
     "warn": "yellow",
     "skip": "bright_black",
     "inconclusive": "cyan",
+    "error": "magenta",
     "noticed": "green",
     "survived": "red",
     "not reached": "red",
@@ -33,17 +34,20 @@ COLOURS = {
 }
 
 
+VERDICTS = {"passed": "green", "failed": "red", "unchecked": "yellow", "error": "magenta"}
+
+
 # --- while it goes on ---------------------------------------------------------------------------------------------
 
 
 class Bar:
-    """One bar, for probes, entries or mutants."""
+    """One bar, for rules, entries or mutants."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar, self.task = bar, bar.add_task("starting", total=None)
 
-    def probe(self, probe: "Probe", number: int, of: int) -> None:
-        self._show(f"{probe.code} {probe.question}", number, of)
+    def rule(self, rule: "Rule", number: int, of: int) -> None:
+        self._show(f"{rule.code} {rule.asks}", number, of)
 
     def entry(self, entry: "Entry", number: int, of: int) -> None:
         self._show(entry.name, number, of)
@@ -75,24 +79,28 @@ def show_report(report: "Report") -> None:
         console.print()
         console.print(_finding(finding))
     console.print()
-    codes = list(dict.fromkeys(finding.code for finding in report.shown if finding.status == "fail"))
+    codes = list(dict.fromkeys(finding.code for finding in (*report.errors, *report.failures)))
     end = f"in {report.seconds:.1f} s, seed {report.seed}"
-    if not codes:
-        console.print(Text.assemble((f"{report.name} passed", "bold green"), f" {end}"))
-        return
-    console.print(Text.assemble((f"{report.name} failed", "bold red"), f" {', '.join(codes)} {end}"))
-    console.print(f"manual-backprop explain {codes[0]} says more", style="bright_black")
+    shown = f"{', '.join(codes)} {end}" if codes else end
+    verdict = {"error": "error of the validator:"}.get(report.verdict, report.verdict)
+    style = f"bold {VERDICTS[report.verdict]}"
+    console.print(Text.assemble((f"{report.name} {verdict}", style), f" {shown}"))
+    if report.failures:
+        roots = [finding.code for finding in report.failures if not finding.follows]
+        console.print(f"manual-backprop explain {(roots or codes)[0]} says more", style="bright_black")
 
 
 def _families(report: "Report") -> Table:
-    statuses = ("pass", "fail", "warn", "skip", "inconclusive")
+    from manual_backprop.validation.report.finding import STATUSES
+
+    statuses = [status for status in STATUSES if status != "error" or report.errors]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(report.name, overflow="fold")
     for status in (*statuses, "seconds"):
         table.add_column(status, justify="right")
     for family in dict.fromkeys(finding.family for finding in report.findings):
         seconds = sum(finding.seconds for finding in report.findings if finding.family == family)
-        counts = [_count(report.count(status, family), status) for status in statuses]  # type: ignore[arg-type]
+        counts = [_count(report.count(status, family), status) for status in statuses]
         table.add_row(family, *counts, f"{seconds:.2f}")
     return table
 
@@ -119,30 +127,31 @@ def _finding(finding: "Finding") -> RenderableType:
 # --- the other commands -------------------------------------------------------------------------------------------
 
 
-def show_codes(probes: Sequence["Probe"]) -> None:
-    """The code, the name and the question of every probe."""
+def show_codes(rules: Sequence["Rule"]) -> None:
+    """The code, the name and the question of every rule."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("code", "family", "check", "question"):
+    for title in ("code", "family", "name", "question"):
         table.add_column(title)
-    for probe in probes:
-        table.add_row(probe.code, probe.family, probe.check, probe.question)
+    for rule in rules:
+        table.add_row(rule.code, rule.family, rule.name, rule.asks)
     _console().print(table)
 
 
-def show_explanation(probe: "Probe", explanation: "Explanation", prelude: str) -> None:
+def show_explanation(rule: "Rule", prelude: str) -> None:
     """What a code means, a real bug of its class, and a wrong and a right snippet, which run after `prelude`."""
     console = _console()
-    console.print(Text.assemble((f"{probe.code} {probe.check}", "bold"), f" ({probe.family})  {probe.question}"))
-    _paragraph(console, explanation.meaning)
+    console.print(Text.assemble((f"{rule.code} {rule.name}", "bold"), f" ({rule.family})  {rule.asks}"))
+    _paragraph(console, f"A right one: {rule.holds}")
+    _paragraph(console, rule.meaning)
     console.print("\nA real one", style="bold")
-    _paragraph(console, explanation.bug)
-    if explanation.unseen:
+    _paragraph(console, rule.seen_in)
+    if rule.unseen:
         console.print("\nWhy there is no snippet", style="bold")
-        _paragraph(console, explanation.unseen)
+        _paragraph(console, rule.unseen)
         return
     for title, snippet, other, colour in (
-        ("Wrong", explanation.wrong, explanation.right, "red"),
-        ("Right", explanation.right, explanation.wrong, "green"),
+        ("Wrong", rule.wrong, rule.right, "red"),
+        ("Right", rule.right, rule.wrong, "green"),
     ):
         console.print(f"\n{title}", style=f"bold {colour}")
         _snippet(console, snippet, other)

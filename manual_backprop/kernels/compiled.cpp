@@ -1,5 +1,7 @@
 // What Python calls: the passes of a layer, the cost of a network with its gradients, and mini-batches of stochastic
 // gradient descent with no Python between them, the steps of `Network.update` in its order.
+#include <string>
+
 #include "layer.h"
 
 namespace {
@@ -73,10 +75,10 @@ struct Network {
 
 // Σ_x C: of the quadratic cost of a, or of the cross-entropy of σ(z) where a = z. `delta`: scale · ∂C/∂a ⊙ σ′(z).
 template <typename T>
-double cost(const T* a, const T* y, int64_t count, int64_t activation, bool cross_entropy, T scale, T* delta) {
+double cost(const T* a, const T* y, int64_t count, int64_t activation, int64_t kind, T scale, T* delta) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (cross_entropy) {
+    if (kind == costs::sigmoid_cross_entropy) {
       sum += (1 - y[i]) * a[i] + std::max(-a[i], T(0)) + std::log1p(std::exp(-std::abs(a[i])));
       delta[i] = scale * (1 / (1 + exponential(-a[i])) - y[i]);
     } else {
@@ -91,13 +93,13 @@ double cost(const T* a, const T* y, int64_t count, int64_t activation, bool cros
 template <typename T>
 void network_cost(
     const T* x, const T* y, int64_t samples, int64_t count, const int64_t* sizes, const int64_t* activations,
-    T* const* parameters, int64_t cross_entropy, double scale, T* value, T* grad_x) {
+    T* const* parameters, int64_t kind, double scale, T* value, T* grad_x) {
   Network<T> network(count, sizes, activations, parameters, samples);
   network.rows[0] = rows_of(x, samples, sizes[0]);
   network.forward(samples);
   T* delta = network.deltas.back().data();
   const T* a = network.a.back().data();
-  *value = scale * cost<T>(a, y, samples * sizes[count], activations[count - 1], cross_entropy, scale, delta);
+  *value = scale * cost<T>(a, y, samples * sizes[count], activations[count - 1], kind, scale, delta);
   network.backward(samples, [&](Layer<T>& layer, const T* delta, const T* const* inputs) {
     if (layer.bias_velocity) bias_gradient(delta, samples, layer.outputs, layer.bias_velocity);
     if (layer.weight_velocity)
@@ -133,7 +135,7 @@ template <typename T>
 void sgd(
     const T* x, const T* y, const int64_t* order, int64_t samples, int64_t batch_size, const double* rates,
     double momentum, double weight_decay, int64_t count, const int64_t* sizes, const int64_t* activations,
-    T* const* parameters, int64_t short_error) {
+    T* const* parameters, int64_t kind) {
   Network<T> network(count, sizes, activations, parameters, batch_size);
   std::vector<T> sums;
   const int64_t inputs = sizes[0], outputs = sizes[count], activation = activations[count - 1];
@@ -150,7 +152,7 @@ void sgd(
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < outputs; ++j) {
         const T out = network.a.back()[i * outputs + j], error = out - y[order[start + i] * outputs + j];
-        network.deltas.back()[i * outputs + j] = short_error ? error : times_derivative(activation, error, out);
+        network.deltas.back()[i * outputs + j] = kind == costs::sigmoid_cross_entropy ? error : times_derivative(activation, error, out);
       }
     network.backward(n, [&](Layer<T>& layer, const T* delta, const T* const* rows) {
       descend(layer, delta, rows, n, step, sums);
@@ -158,30 +160,26 @@ void sgd(
   }
 }
 
+// A row of the table: a name, the kinds of the arguments (p: pointer, n: int64_t, d: double), the address.
+template <typename... Arguments>
+std::string row(const std::string& name, void (*function)(Arguments...)) {
+  const char kinds[] = {(std::is_pointer_v<Arguments> ? 'p' : std::is_floating_point_v<Arguments> ? 'd' : 'n')..., 0};
+  return "function " + name + " " + kinds + " " + std::to_string(reinterpret_cast<std::uintptr_t>(function)) + "\n";
+}
+
+template <typename T>
+std::string rows(const std::string& dtype) {
+  return row("layer_forward " + dtype, layer_forward<T>) + row("layer_backward " + dtype, layer_backward<T>) +
+         row("network_cost " + dtype, network_cost<T>) + row("sgd " + dtype, sgd<T>);
+}
+
 }  // namespace
 
-#define EXPORT(TYPE, T)                                                                                               \
-  extern "C" void sgd_##TYPE(                                                                                         \
-      const T* x, const T* y, const int64_t* order, int64_t samples, int64_t batch_size, const double* rates,         \
-      double momentum, double weight_decay, int64_t count, const int64_t* sizes, const int64_t* activations,          \
-      T* const* parameters, int64_t short_error) {                                                                    \
-    sgd<T>(x, y, order, samples, batch_size, rates, momentum, weight_decay, count, sizes, activations, parameters,    \
-           short_error);                                                                                              \
-  }                                                                                                                   \
-  extern "C" void network_cost_##TYPE(                                                                                \
-      const T* x, const T* y, int64_t samples, int64_t count, const int64_t* sizes, const int64_t* activations,       \
-      T* const* parameters, int64_t cross_entropy, double scale, T* value, T* grad_x) {                               \
-    network_cost<T>(x, y, samples, count, sizes, activations, parameters, cross_entropy, scale, value, grad_x);       \
-  }                                                                                                                   \
-  extern "C" void layer_forward_##TYPE(                                                                               \
-      const T* x, const T* w, const T* b, T* a, int64_t samples, int64_t inputs, int64_t outputs, int64_t f) {        \
-    layer_forward<T>(x, w, b, a, samples, inputs, outputs, f);                                                        \
-  }                                                                                                                   \
-  extern "C" void layer_backward_##TYPE(                                                                              \
-      const T* grad, const T* x, const T* w, const T* a, T* grad_x, T* grad_w, T* grad_b, int64_t samples,            \
-      int64_t inputs, int64_t outputs, int64_t f) {                                                                   \
-    layer_backward<T>(grad, x, w, a, grad_x, grad_w, grad_b, samples, inputs, outputs, f);                            \
-  }
-
-EXPORT(float32, float)
-EXPORT(float64, double)
+// What Python may call, and by which codes: `cpp.py` compares it with its own before it calls anything.
+extern "C" const char* table() {
+#define ACTIVATION_CODE(name) + "activation " #name " " + std::to_string(activations::name) + "\n"
+#define COST_CODE(name) + "cost " #name " " + std::to_string(costs::name) + "\n"
+  static const std::string text =
+      rows<float>("float32") + rows<double>("float64") ACTIVATIONS(ACTIVATION_CODE) COSTS(COST_CODE);
+  return text.c_str();
+}

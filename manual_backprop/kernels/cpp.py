@@ -6,15 +6,19 @@ processor. C++ has no such cost: a pass of a layer is one call of it, and an epo
 the samples where they lie and updates a weight while it is in the cache. A compiled graph of the same operations
 (`torch.compile`) keeps the calls of the library that multiplies matrices, which is slow at such sizes.
 
-`torch.utils.cpp_extension` builds it with the C++ compiler of this machine and keeps it for the next process.
+The C++ includes nothing of torch's. So the C++ compiler of this machine builds it alone, in some seconds, and the file
+is kept for the next process. It tells of itself what it is called with; where Python would call it otherwise, it is not
+called at all.
 """
 
 import ctypes
 import functools
 import hashlib
-import logging
+import os
 import platform
+import shlex
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -23,31 +27,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from manual_backprop.activations import Activation, identity, relu, sigmoid, tanh
+from manual_backprop.activations import ACTIVATIONS, Activation, identity
 from manual_backprop.costs import Cost, quadratic, sigmoid_cross_entropy
 
-SOURCE = Path(__file__).with_name("compiled.cpp")
-ACTIVATIONS = (sigmoid, tanh, relu, identity)  # in the order of the enumeration there
+SOURCES = (Path(__file__).with_name("compiled.cpp"), Path(__file__).with_name("layer.h"))
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 LARGEST = 10_000_000
 """Multiplications of a forward pass up to which one thread of `compiled.cpp` is faster than torch's operations."""
 LARGEST_LAYER = 1_000_000
 """The same for a layer by itself, whose calls are fewer."""
 
-CODES = {id(f): code for code, f in enumerate(ACTIVATIONS)}  # by identity: to hash an Activation takes a microsecond
+COSTS = {id(quadratic): 0, id(sigmoid_cross_entropy): 1}  # by identity: to hash a Cost takes a microsecond
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-_FUNCTIONS = {
-    "sgd": [POINTER] * 3 + [COUNT] * 2 + [POINTER] + [NUMBER] * 2 + [COUNT] + [POINTER] * 3 + [COUNT],
-    "network_cost": [POINTER] * 2 + [COUNT] * 2 + [POINTER] * 3 + [COUNT, NUMBER] + [POINTER] * 2,
-    "layer_forward": [POINTER] * 4 + [COUNT] * 4,
-    "layer_backward": [POINTER] * 7 + [COUNT] * 4,
+ARGUMENTS = {"p": POINTER, "n": COUNT, "d": NUMBER}
+FUNCTIONS = {
+    "layer_forward": "ppppnnnn",
+    "layer_backward": "pppppppnnnn",
+    "network_cost": "ppnnpppndpp",
+    "sgd": "pppnnpddnpppn",
 }
+"""What is called in C++, with the kinds of its arguments. C++ says the same of itself, and the two are compared."""
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor | None:
     """a = σ(input @ weightᵀ + bias) where `compiled.cpp` can take these, else None. Shapes as in `kernels.linear`."""
-    code = CODES.get(id(activation))
+    code = activation.code
     given = addresses_if_dense(weight.dtype, input, weight, bias)
     if code is None or input is None or not given or weight.dim() != 2:
         return None
@@ -80,7 +86,7 @@ def gradients(
         input, weight, a: ``(*, i)``, ``(o, i)``, ``(*, o)``; what is not needed may be None.
         needs: whether ∂C/∂input, ∂C/∂weight and ∂C/∂bias are asked for; the others are None.
     """
-    code = CODES.get(id(activation))
+    code = activation.code
     given = addresses_if_dense(grad_a.dtype, grad_a, input, weight, a)
     if code is None or not given:
         return None
@@ -123,7 +129,7 @@ def network_cost(
         needs: which gradients are asked for: of the input, and of each parameter; the others are None.
     """
     weights, biases = [w for w in parameters[::2] if w is not None], parameters[1::2]
-    codes = [CODES[id(f)] for f in activations if id(f) in CODES]
+    codes = [f.code for f in activations if f.code is not None]
     sizes = [w.shape[-1] for w in weights] + [weights[-1].shape[0]]
     samples = input.numel() // sizes[0] if sizes[0] else 0
     if (
@@ -144,10 +150,10 @@ def network_cost(
         *map(address, (input, target)),
         samples,
         len(weights),
-        (COUNT * len(sizes))(*sizes),
-        (COUNT * len(codes))(*codes),
+        counts(sizes),
+        counts(codes),
         addresses(weights, biases, found[1::2], found[2::2]),
-        cost is sigmoid_cross_entropy,
+        COSTS[id(cost)],
         scale,
         *map(address, (value, found[0])),
     )
@@ -183,12 +189,16 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _processor() -> str:
-    """A digest of what this processor can, for which the library is built."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
-    return hashlib.sha256(flags.encode()).hexdigest()[:12]
+def counts(values: Sequence[int]) -> ctypes.Array:
+    return (COUNT * len(values))(*values)
+
+
+def numbers(values: Sequence[float]) -> ctypes.Array:
+    return (NUMBER * len(values))(*values)
+
+
+class Mismatch(Exception):
+    """C++ and Python do not agree about the calls."""
 
 
 def can_be_built() -> bool:
@@ -198,21 +208,71 @@ def can_be_built() -> bool:
 
 @functools.cache
 def library() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
-    """The functions of `compiled.cpp` by name and dtype; none, and a warning, where it cannot be built."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody asked for
-    from torch.utils import cpp_extension  # lazily: it takes as long as the rest of the package
-
-    name = f"manual_backprop_{_processor()}"  # a home may be shared by several
-    flags = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
+    """The functions of `compiled.cpp` by name and dtype; none, and a warning, where it cannot be built or called."""
     try:
-        library = ctypes.CDLL(cpp_extension.load(name, [str(SOURCE)], extra_cflags=flags, is_python_module=False))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = str(error).splitlines()[0]
-        warnings.warn(f"compiled.cpp could not be built, so torch's operations run instead: {reason}", stacklevel=4)
-        return {}
-    functions = {}
-    for function, arguments in _FUNCTIONS.items():
-        for dtype, suffix in DTYPES.items():
-            functions[function, dtype] = run = getattr(library, f"{function}_{suffix}")
-            run.argtypes, run.restype = arguments, None
-    return functions
+        return _functions(_rows(_built()))
+    except FileNotFoundError as error:
+        reason = f"could not be built: there is no {error.filename}"
+    except subprocess.CalledProcessError as error:
+        reason = f"could not be built: {(error.stderr.splitlines() or [error])[0]}"
+    except OSError as error:
+        reason = f"could not be built: {error}"
+    except Mismatch as error:
+        reason = f"is not the C++ that Python expects: {error}"
+    warnings.warn(f"compiled.cpp {reason}; torch's operations run instead", stacklevel=4)
+    return {}
+
+
+def _built() -> Path:
+    """The library for this processor and these sources, built if it is not there."""
+    sources = b"".join(source.read_bytes() for source in SOURCES)
+    digest = hashlib.sha256(sources + " ".join((*_compiler(), *FLAGS, _processor())).encode()).hexdigest()[:16]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions")  # where torch keeps its own
+    path = folder / f"manual_backprop_{digest}.so"  # a home may be shared by several processors
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            new = Path(unfinished) / path.name
+            command = [*_compiler(), *FLAGS, str(SOURCES[0]), "-o", str(new)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            new.replace(path)  # whole or not at all, whoever builds it at the same time
+    return path
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX") or "c++")
+
+
+def _processor() -> str:
+    """The abilities of this processor, for which the library is built."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+
+
+def _rows(path: Path) -> dict[str, int]:
+    """The rows that the library has about itself, each with a number: the address of a function, the code of an
+    activation or a cost."""
+    try:
+        table = ctypes.CDLL(str(path)).table
+    except AttributeError:
+        raise Mismatch("it has no table of its functions") from None
+    table.argtypes, table.restype = [], ctypes.c_char_p
+    rows = (line.rsplit(" ", 1) for line in table().decode().splitlines())
+    return {row: int(number) for row, number in rows}
+
+
+def _functions(rows: dict[str, int]) -> dict[tuple[str, torch.dtype], Callable[..., None]]:
+    """The functions as Python calls them, from rows that are exactly those that Python expects."""
+    kinds = {(name, dtype): kinds for name, kinds in FUNCTIONS.items() for dtype in DTYPES}
+    keys = {f"function {name} {DTYPES[dtype]} {kinds[name, dtype]}": (name, dtype) for name, dtype in kinds}
+    codes = {f"activation {f.name}": f.code for f in ACTIVATIONS.values() if f.code is not None}
+    codes |= {f"cost {cost.name}": COSTS[id(cost)] for cost in (quadratic, sigmoid_cross_entropy)}
+    here = keys.keys() | {f"{row} {code}" for row, code in codes.items()}
+    there = {row if row.startswith("function") else f"{row} {number}" for row, number in rows.items()}
+    if here != there:
+        alone = {"C++": there - here, "Python": here - there}
+        raise Mismatch("; ".join(f"{side} alone has {', '.join(sorted(rows))}" for side, rows in alone.items() if rows))
+    types = {key: ctypes.CFUNCTYPE(None, *(ARGUMENTS[kind] for kind in kinds[key])) for key in kinds}
+    return {key: types[key](rows[row]) for row, key in keys.items()}

@@ -6,54 +6,63 @@ mini-batches are copied to where it reads; a step of another kind runs as it is,
 The bookkeeping is tested everywhere; the capture itself by a test that wants a GPU, which no machine of ours has had.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from manual_backprop.network import Network
+Run = Callable[[], None]
+Step = Callable[..., None]
+Parameters = Callable[[], Sequence[Tensor]]
 
-Step = Callable[[], None]
 
-
-def cuda_graph(step: Step) -> Step:
-    """What replays the step, which does not run now. Source: `torch.cuda.graph`."""
+def cuda_graph(run: Run) -> Run:
+    """The replay of ``run``, which does not run now. Source: `torch.cuda.graph`."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        step()
+        run()
     return graph.replay
 
 
 class CapturedStep:
-    """`Network`'s step on a mini-batch, captured by ``capture`` when it comes for the second time."""
+    """A step on a mini-batch, captured by ``capture`` when it comes for the second time."""
 
-    def __init__(self, capture: Callable[[Step], Step] = cuda_graph) -> None:
+    def __init__(self, capture: Callable[[Run], Run] = cuda_graph) -> None:
         self.capture = capture
         self.fixed: tuple[Any, ...] = ()
-        self.replay: Step | None = None
+        self.replay: Run | None = None
 
-    def __call__(self, network: "Network", x: Tensor, y: Tensor, buffers: Any, *options: float) -> None:
-        parameters = network.weights + network.biases + network.velocities
-        fixed = (x.shape, options, id(buffers), *(p.data_ptr() for p in parameters))
+    def __call__(
+        self,
+        step: Step,
+        parameters: Parameters,
+        x: Tensor,
+        y: Tensor,
+        buffers: Any,
+        *options: float,
+    ) -> None:
+        """``step(x, y, buffers, *options)``, which writes to the parameters and the buffers."""
+        fixed = (x.shape, options, id(buffers), *(p.data_ptr() for p in parameters()))
         if fixed != self.fixed:  # once as it is: what torch sets up at a first use cannot be set up in a capture
             self.fixed, self.replay = fixed, None
-            network._descend(x, y, buffers, *options)
+            step(x, y, buffers, *options)
             return
         if self.replay is None:
             # The buffers too are held, so that nothing else comes to lie where the graph writes.
             self.x, self.y, self.buffers = x.clone(), y.clone(), buffers
-            self.replay = self.capture(lambda: network._descend(self.x, self.y, buffers, *options))
+            self.replay = self.capture(lambda: step(self.x, self.y, buffers, *options))
         self.x.copy_(x)
         self.y.copy_(y)
         self.replay()
 
 
-_STEPS: WeakKeyDictionary["Network", CapturedStep] = WeakKeyDictionary()
+_STEPS: WeakKeyDictionary[object, CapturedStep] = WeakKeyDictionary()
 
 
-def step_of(network: "Network") -> CapturedStep:
-    """The one of this network."""
-    return _STEPS.setdefault(network, CapturedStep())
+def captured(owner: object, step: Step, parameters: Parameters) -> Step:
+    """``step`` as a CUDA graph, which is kept as long as its owner lives. ``parameters``: the tensors it reads and
+    writes beside its arguments, as they are at each step."""
+    return partial(_STEPS.setdefault(owner, CapturedStep()), step, parameters)

@@ -1,51 +1,67 @@
-"""An epoch of `Network.sgd` in one call of C++: `compiled.cpp`."""
+"""An epoch of a network's stochastic gradient descent in one call of C++: `compiled.cpp`."""
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from manual_backprop.costs import Cost, quadratic, sigmoid_cross_entropy
+from manual_backprop.activations import Activation
+from manual_backprop.costs import Cost
 from manual_backprop.kernels import cpp
-
-if TYPE_CHECKING:
-    from manual_backprop.network import Network
-
-
-def can_run(network: "Network", x: Tensor, y: Tensor, batch_size: int, order: Tensor) -> bool:
-    """Whether `sgd` takes these: dense rows of float32 or float64 on the CPU, a small network with activations and a
-    cost that `compiled.cpp` knows, and a C++ compiler. What does not fit is torch's to refuse."""
-    tensors = [x, y, *network.weights, *network.biases, *network.velocities]
-    dtype = network.weights[0].dtype
-    small = batch_size * sum(w.numel() for w in network.weights) <= cpp.LARGEST
-    return (
-        small
-        and order.dim() == 1
-        and order.dtype in (torch.int32, torch.int64)
-        and bool(cpp.addresses_if_dense(dtype, *tensors))
-        and _is_whole(network)
-        and all(id(f) in cpp.CODES for f in network.activations)
-        and _cost(network) in (quadratic, sigmoid_cross_entropy)
-        and cpp.can_be_built()
-    )
 
 
 def sgd(
-    network: "Network",
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    velocities: list[Tensor],
+    activations: Sequence[Activation],
+    cost: Cost,
     x: Tensor,
     y: Tensor,
     batch_size: int,
-    rates: list[float],
+    rates: Sequence[float],
     order: Tensor,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """`Network.sgd` for those that `can_run`. ``rates``: the learning rate of each mini-batch."""
-    if momentum and not network.velocities:
-        network.velocities = [torch.zeros_like(parameter) for parameter in network.weights + network.biases]
-    layers = len(network.weights)
-    velocities = network.velocities if momentum else [None] * (2 * layers)
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> bool:
+    """One epoch, where C++ can take it; otherwise nothing has happened, and what does not fit is torch's to refuse.
+
+    C++ takes dense rows of float32 or float64 on the CPU, and a small network with activations and a cost that it
+    knows.
+
+    Args:
+        weights, biases: w^l ``(o, i)`` and b^l ``(o,)`` by layer, stepped in place.
+        velocities: of the weights, then of the biases; filled with zeros where it is empty and there is momentum.
+        activations: one a layer.
+        cost: of a^L; or `sigmoid_cross_entropy` where a^L = σ(z^L).
+        x, y: all samples, ``(N, i)`` and ``(N, o)``.
+        rates: the learning rate of each mini-batch.
+        order: the samples in the order in which they are taken.
+        momentum, weight_decay: μ and λ/n.
+
+    Returns:
+        Whether it was run.
+
+    Raises:
+        IndexError: ``order`` names a sample that there is not.
+    """
+    codes = [f.code for f in activations if f.code is not None]
+    if not (
+        batch_size * sum(w.numel() for w in weights) <= cpp.LARGEST
+        and order.dim() == 1
+        and order.dtype in (torch.int32, torch.int64)
+        and cpp.addresses_if_dense(weights[0].dtype, x, y, *weights, *biases, *velocities)
+        and _fit_together(weights, biases, velocities, activations)
+        and len(codes) == len(activations)
+        and id(cost) in cpp.COSTS
+        and cpp.can_be_built()
+    ):
+        return False
+    layers = len(weights)
+    if momentum and not velocities:
+        velocities += [torch.zeros_like(parameter) for parameter in (*weights, *biases)]
+    moving = velocities if momentum else [None] * (2 * layers)
     order = order.to(torch.int64).contiguous()
     if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(x):
         raise IndexError(f"order: expected indices of {len(x)} samples, found {int(order.min())} to {int(order.max())}")
@@ -53,28 +69,27 @@ def sgd(
         *map(cpp.address, (x, y, order)),
         len(order),
         batch_size,
-        (cpp.NUMBER * len(rates))(*rates),
+        cpp.numbers(rates),
         momentum,
         weight_decay,
         layers,
-        (cpp.COUNT * (layers + 1))(network.weights[0].shape[1], *map(len, network.biases)),
-        (cpp.COUNT * layers)(*(cpp.CODES[id(f)] for f in network.activations)),
-        cpp.addresses(network.weights, network.biases, velocities[:layers], velocities[layers:]),
-        _cost(network) is sigmoid_cross_entropy,
+        cpp.counts([weights[0].shape[1], *map(len, biases)]),
+        cpp.counts(codes),
+        cpp.addresses(weights, biases, moving[:layers], moving[layers:]),
+        cpp.COSTS[id(cost)],
     )
+    return True
 
 
-def _is_whole(network: "Network") -> bool:
-    """Whether its parts still fit together, which are anybody's to replace."""
-    parameters, layers = network.weights + network.biases, len(network.activations)
-    sizes = [network.weights[0].shape[-1], *(b.numel() for b in network.biases)]
+def _fit_together(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], velocities: Sequence[Tensor], activations: Sequence[Activation]
+) -> bool:
+    """Whether the parts of the network, which are anybody's to replace, have the shapes of one."""
+    sizes = [weights[0].shape[-1], *(b.numel() for b in biases)]
     expected = [(o, i) for i, o in pairwise(sizes)] + [(o,) for o in sizes[1:]]
-    shapes = [p.shape for p in parameters]
+    shapes = [p.shape for p in (*weights, *biases)]
     return (
-        len(parameters) == 2 * layers and shapes == expected and [v.shape for v in network.velocities] in ([], shapes)
+        len(weights) == len(biases) == len(activations)
+        and shapes == expected
+        and [v.shape for v in velocities] in ([], shapes)
     )
-
-
-def _cost(network: "Network") -> Cost:
-    """In its short form, where there is one: the cross-entropy of sigmoid outputs as a function of z."""
-    return network.cost.of_weighted_input_of(network.activations[-1]) or network.cost

@@ -61,7 +61,16 @@ struct Layer {
   T *weight_velocity, *bias_velocity;  // No momentum: null. Where gradients are asked for, these.
 };
 
-enum Activation { SIGMOID, TANH, RELU, IDENTITY };
+// The codes of the activations (`code` in `activations.py`) and costs, which Python compares with its own.
+#define ACTIVATIONS(CODE) CODE(sigmoid) CODE(tanh) CODE(relu) CODE(identity)
+#define COSTS(CODE) CODE(quadratic) CODE(sigmoid_cross_entropy)
+#define ENUMERATOR(name) name,
+namespace activations {
+enum : int64_t { ACTIVATIONS(ENUMERATOR) };
+}
+namespace costs {
+enum : int64_t { COSTS(ENUMERATOR) };
+}
 
 // e^x for finite x as 2^n e^r with |r| ≤ ln(2)/2 and the Taylor polynomial of e^r, which the compiler turns into vectors.
 template <typename T, typename Bits, int DEGREE, int MANTISSA, int LIMIT>
@@ -82,11 +91,11 @@ inline double exponential(double x) { return exponential<double, int64_t, 13, 52
 
 template <typename T>
 void activate(int64_t f, T* z, int64_t count) {
-  if (f == SIGMOID)
+  if (f == activations::sigmoid)
     for (int64_t i = 0; i < count; ++i) z[i] = 1 / (1 + exponential(-z[i]));
-  if (f == TANH)
+  if (f == activations::tanh)
     for (int64_t i = 0; i < count; ++i) z[i] = std::tanh(z[i]);
-  if (f == RELU)
+  if (f == activations::relu)
     for (int64_t i = 0; i < count; ++i) z[i] = z[i] < 0 ? T(0) : z[i];
 }
 
@@ -94,9 +103,9 @@ void activate(int64_t f, T* z, int64_t count) {
 template <typename T>
 T times_derivative(int64_t f, T x, T a) {
   switch (f) {
-    case SIGMOID: return x * (a * (1 - a));
-    case TANH: return x * (1 - a * a);
-    case RELU: return a <= 0 ? T(0) : x;  // No product: as in torch, 0 where x is infinite, and x where a is NaN.
+    case activations::sigmoid: return x * (a * (1 - a));
+    case activations::tanh: return x * (1 - a * a);
+    case activations::relu: return a <= 0 ? T(0) : x;  // No product: as in torch, 0 where x is infinite, and x where a is NaN.
     default: return x;
   }
 }

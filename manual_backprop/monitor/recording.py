@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 
 from manual_backprop import _torch, functions
+from manual_backprop.activations import identity
 from manual_backprop.monitor import measures
 from manual_backprop.monitor.measures import Histogram
 from manual_backprop.nn import LinearActivation
@@ -123,7 +124,7 @@ class Recording:
         """A layer of ours: its output is a, so z and σ′(z) are computed here."""
         f, z = module.activation, nn.functional.linear(x, module.weight, module.bias)
         prime = f.derivative_at(z, a)
-        self._saturation(path, z, a, torch.as_tensor(prime), f.name == "relu")
+        self._saturation(path, z, a, torch.as_tensor(prime), f.module in RECTIFIERS)
         if self.reference and a.requires_grad:
             self._follow_reference(path, module, x, a)
         return prime.detach() if isinstance(prime, Tensor) else prime
@@ -157,7 +158,7 @@ class Recording:
     def _follow_reference(self, path: str, module: LinearActivation, x: Tensor, a: Tensor) -> None:
         """Holds what the layer's backward returns, for the gradient that it is given, against autograd's."""
         node: Any = a.grad_fn
-        linear = node.next_functions[0][0] if module.activation.needs == "z" else node
+        linear = node if module.activation.split()[1] is identity else node.next_functions[0][0]
         ours = (functions.linear_activation.plain, functions.linear_activation.full)
         if not set(_torch.functions_of_node(linear)).intersection(ours):
             return  # a subclass with another forward, or within a transform

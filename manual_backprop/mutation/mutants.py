@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from manual_backprop.mutation.ways import BY_NAME, MUTATIONS, Mutation, install, installed, replacement
-from manual_backprop.validation.rules import PROBES
+from manual_backprop.validation.rules import RULES
 from manual_backprop.validation.validate import validate
 
 HOOK = Path(__file__).parent / "hook"
@@ -240,8 +240,8 @@ class Validation:
             return Run(*self._asked(), events)
 
     def _asked(self) -> tuple[bool, str]:
-        for family in dict.fromkeys(probe.family for probe in PROBES):
+        for family in dict.fromkeys(rule.family for rule in RULES):
             report = validate(self.func, self.inputs, only=family, **self.options)
-            if not report:
+            if report.failures:
                 return False, f"{report.failures[0].code} {report.failures[0].check}"
         return True, "passed"

@@ -1,7 +1,7 @@
 """What `backward` itself is given and returns: the Functions of a graph, wrapped for the length of one pass.
 
 The engine sums a broadcast gradient to the input's shape and casts its dtype before anyone sees it, so the raw return
-is recorded here, one level below. The Functions in a graph are found by its nodes (`_torch.functions_of_node`).
+is recorded here, one level below.
 """
 
 import contextlib
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from manual_backprop import _torch
+from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.naming import argument_names
-from manual_backprop.validation.subject import Broken, Gradients, Graph, Subject
+from manual_backprop.validation.subject import Subject
 from manual_backprop.validation.tolerances import pieces
 
 
@@ -77,12 +78,9 @@ def hand_written(outputs: Iterable[Tensor]) -> bool:
 
 @dataclass
 class Audit:
-    """A pass whose Functions were wrapped. `error` is what stopped the backward, if anything did."""
+    """A pass whose Functions were wrapped: the calls of their backwards, as far as they came, and the Functions."""
 
     calls: list[Call]
-    graph: Graph
-    gradients: Gradients | None
-    error: Exception | None
     functions: list[type]
 
 
@@ -95,12 +93,9 @@ def audited(subject: Subject, values: Sequence[Tensor] | None = None, needs: Seq
         for function in functions:
             stack.enter_context(_recorded(function, calls, arguments))
         graph = subject.run(values, needs)
-        error, gradients = None, None
-        try:
-            gradients = subject.differentiate(graph, subject.cotangents(graph.outputs))
-        except Broken as broken:
-            error = broken.error if isinstance(broken.error, Exception) else None
-    return Audit(calls, graph, gradients, error, functions)
+        with contextlib.suppress(Broken):  # told by whoever asks for the gradients
+            subject.differentiate(graph, subject.cotangents(graph.outputs))
+    return Audit(calls, functions)
 
 
 RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
@@ -108,8 +103,6 @@ RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 
 def reads_raw_memory(subject: Subject) -> bool:
     """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
-    if "raw" in subject.memo:
-        return bool(subject.memo["raw"])
     seen: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +119,6 @@ def reads_raw_memory(subject: Subject) -> bool:
             stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
         with contextlib.suppress(Broken):
             subject.gradients()
-    subject.memo["raw"] = bool(seen)
     return bool(seen)
 
 

@@ -1,35 +1,34 @@
-"""One mistake makes many probes fail: which failure most likely follows from which.
+"""One mistake makes many rules fail: which failure most likely follows from which.
 
 A backward that writes into grad_output gives other numbers under checkpointing, for a second graph and for batched
-gradients too; one that takes an absolute value of it is no derivative either. The cause that a probe reads off its own
+gradients too; one that takes an absolute value of it is no derivative either. The cause that a rule reads off its own
 numbers is then a symptom, so it is replaced by the root's. Nothing is dropped: a consequence stays a failure.
+
+A rule says itself whose failures it explains (`Rule.explains`). Where several explain one, the root is that of the
+higher family: bits that differ from call to call come before memory, memory before linearity, linearity before
+calculus.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from manual_backprop.validation.report.report import Finding
-
-# Roots, first come first served, and the codes (or prefixes) of what follows from them.
-CONSEQUENCES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    # What is not repeatable differs from itself in every comparison.
-    (("MB901",), ("MB1", "MB208", "MB3", "MB4", "MB504", "MB505", "MB509", "MB51", "MB6", "MB7", "MB8", "MB902")),
-    (("MB502", "MB503", "MB501"), ("MB208", "MB404", "MB504", "MB505", "MB509", "MB51", "MB70", "MB80", "MB902")),
-    # What is not linear in grad_output is not a derivative, of the first order or the second.
-    (("MB301", "MB302", "MB303", "MB304", "MB305"), ("MB1", "MB306", "MB6", "MB7", "MB80")),
-    (("MB102", "MB101", "MB106"), ("MB104", "MB105", "MB6", "MB7", "MB80")),
-)
+from manual_backprop.validation.report.finding import Finding
+from manual_backprop.validation.rule import Rule
 
 
-def with_roots(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings, each failure that most likely follows from another one marked with that one's code."""
-    failed = {finding.code for finding in findings if finding.status == "fail"}
-    return [replace(f, follows=_root(f.code, failed)) if f.status == "fail" else f for f in findings]
+def with_roots(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> list[Finding]:
+    """The findings, each failure that most likely follows from another one of its sample marked with that one's code.
+
+    Args:
+        rules: by code.
+    """
+    failed: dict[int | None, set[str]] = {}
+    for finding in findings:
+        if finding.status == "fail":
+            failed.setdefault(finding.sample, set()).add(finding.code)
+    return [replace(f, follows=_root(f.code, failed[f.sample], rules)) if f.status == "fail" else f for f in findings]
 
 
-def _root(code: str, failed: set[str]) -> str:
-    for roots, followers in CONSEQUENCES:
-        present = [root for root in roots if root in failed]
-        if present and code not in roots and code.startswith(followers):
-            return present[0]
-    return ""
+def _root(code: str, failed: set[str], rules: Mapping[str, Rule]) -> str:
+    roots = [root for root in failed if root in rules and code.startswith(rules[root].explains)]
+    return min(roots, key=lambda root: (-int(root[2]), root), default="")

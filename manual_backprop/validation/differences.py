@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.tolerances import DIFFERENCE_RTOL, dense, epsilon, largest, pieces, real, wide
 
 Verdict = Literal["right", "wrong", "kink", "unknown"]
@@ -33,6 +34,11 @@ class Slope:
     left: float
     right: float
     kinked: bool  # left and right slopes differ by more than curvature and rounding explain
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether no change was seen above the error of the measurement."""
+        return not abs(self.central) > max(20 * self.error, 1e-9)
 
     def judge(self, analytic: float, size: float, dtype: torch.dtype) -> Verdict:
         """Whether `analytic` is the derivative; `size` is the scale of the terms that it is a sum of."""
@@ -79,7 +85,10 @@ def slopes(
     cotangents: Sequence[Sequence[Tensor | None]],
     dtype: torch.dtype,
 ) -> list[Slope]:
-    """One `Slope` for each list of cotangents (one an output). `function` is run without autograd."""
+    """One `Slope` for each list of cotangents (one an output).
+
+    `function` is run without autograd; a step at which it raises `Broken` is out of its domain.
+    """
 
     def at(step: float) -> list[Tensor]:
         with torch.no_grad():
@@ -88,7 +97,7 @@ def slopes(
     def phi(step: float) -> list[float]:
         try:
             outputs = at(step)
-        except Exception:  # a step out of the domain
+        except Broken:  # a step out of the domain
             outputs = []
         if [y.shape for y in outputs] != [y0.shape for y0 in start]:
             return [math.nan] * len(cotangents)

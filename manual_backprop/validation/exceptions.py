@@ -1,22 +1,55 @@
-"""Exceptions in words: in which line of the user's file, and whether it was raised on purpose."""
+"""Exceptions: the three that end a rule early, and any exception in words: where it was raised, by whom, on purpose?"""
 
 import linecache
+import sysconfig
 import traceback
 from pathlib import Path
 
 import torch
 
-HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
+OURS = str(Path(__file__).parent)
+TORCH = str(Path(torch.__file__).parent)
+STANDARD = sysconfig.get_path("stdlib")
+INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))  # which lie within the standard library
+
+
+class Broken(Exception):
+    """The user's forward or backward pass raised; `error` is the exception."""
+
+    def __init__(self, stage: str, error: BaseException):
+        super().__init__(f"{stage} raised {type(error).__name__}: {error}")
+        self.stage, self.error = stage, error
+
+
+class Skipped(Exception):
+    """The rule has nothing to ask of this case, or torch refuses loudly; the message says why."""
+
+
+class Inconclusive(Exception):
+    """The measurement cannot tell right from wrong; the message says why."""
 
 
 def where(error: BaseException) -> str:
-    """The innermost line of the user's own code in a traceback, ``file.py:12 in backward``."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((HERE, TORCH, "<"))
-    ]
+    """The innermost line of the user's own code in a traceback, ``file.py:12 in backward``; empty where there is none.
+
+    Lines of torch, of the standard library and of the validator are not the user's, wherever they stand in between.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _owner(frame.filename) == "user"]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the validator itself raised it: the innermost line that is not a library's is one of the validator's."""
+    owners = [_owner(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    known = [owner for owner in owners if owner != "library"]
+    return not known or known[-1] == "validator"
+
+
+def _owner(filename: str) -> str:
+    if filename.startswith(OURS):
+        return "validator"
+    standard = filename.startswith(STANDARD) and not filename.startswith(INSTALLED)
+    return "library" if standard or filename.startswith((TORCH, "<frozen")) else "user"
 
 
 def raised_on_purpose(error: BaseException) -> bool:

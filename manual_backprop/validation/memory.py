@@ -25,7 +25,7 @@ except (AttributeError, OSError, TypeError):  # another C library
 
 
 def large(values: Iterable[Tensor]) -> bool:
-    """Whether one pass takes long enough for the probes to ask fewer questions of each kind."""
+    """Whether one pass takes long enough for the rules to ask fewer questions of each kind."""
     return sum(value.numel() for value in values) > LARGE
 
 

@@ -7,14 +7,18 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_backprop.validation import tolerances
 from manual_backprop.validation.differences import Slope, Verdict, inner, norm, probe_direction, slopes, typical
-from manual_backprop.validation.subject import Broken, Subject
+from manual_backprop.validation.exceptions import Broken
+from manual_backprop.validation.subject import Gradients, Subject
 from manual_backprop.validation.tolerances import COMPLEX_OF, coarsest, largest, real
+
+Known = tuple[list[Tensor], list[Any], Gradients]
 
 DIRECTIONS = 2
 ELEMENTS = 160  # beyond these many elements of an input, this many are sampled
@@ -36,40 +40,46 @@ class Elements:
     def wrong(self) -> bool:
         return "wrong" in self.verdicts
 
+    @property
+    def mostly_right(self) -> bool:
+        """Whether most elements are right and none is wrong: the others lie at a kink."""
+        return not self.wrong and self.verdicts.count("right") > len(self.verdicts) / 2
+
 
 class Oracle:
     """A subject at some values, with the gradients that its backward gives there.
 
     Args:
         subject: what is asked.
+        computes_in: the dtype in which its forward computes.
         values: one tensor a slot; those of the subject where None.
         others: replaces the leaves that are no slots, where the shapes changed.
         widen: whether to run in float64 where the subject can.
         longest: no direction is longer than this an element, whatever the size of the values.
+        known: outputs, cotangents and gradients at the values given, where a pass has been made.
     """
 
     def __init__(
         self,
         subject: Subject,
+        computes_in: torch.dtype,
         values: Sequence[Tensor] | None = None,
         others: Sequence[object] | None = None,
         widen: bool = True,
         longest: float = math.inf,
+        known: Known | None = None,
     ):
-        self.subject, self.others, self.longest = subject, others, longest
+        self.subject, self.computes_in, self.others, self.longest = subject, computes_in, others, longest
         given = list(subject.values if values is None else values)
         self.values = self._widened(given) if widen else given
-        if values is None and self.values is given:
-            plain = subject.plain
-            self.outputs, self.cotangents, self.gradients = plain.outputs, plain.cotangents, plain.gradients
+        if known is not None and self.values is given:
+            self.outputs, self.cotangents, self.gradients = known
         else:
             graph = subject.run(self.values, others=others)
             self.outputs = [y.detach().clone() for y in graph.outputs]
             self.cotangents = subject.cotangents(graph.outputs)
             self.gradients = subject.differentiate(graph, self.cotangents)
-        self.dtype = min(
-            (coarsest([*self.values, *self.outputs]), subject.computes_in), key=tolerances.PRECISION_ORDER.index
-        )
+        self.dtype = min((coarsest([*self.values, *self.outputs]), computes_in), key=tolerances.PRECISION_ORDER.index)
 
     def _widened(self, values: list[Tensor]) -> list[Tensor]:
         wide = [in_dtype(value, torch.float64) for value in values]
@@ -87,7 +97,7 @@ class Oracle:
         return (
             self
             if real(self.dtype) == torch.float64
-            else Oracle(self.subject, self.values, self.others, longest=self.longest)
+            else Oracle(self.subject, self.computes_in, self.values, self.others, longest=self.longest)
         )
 
     @property
@@ -97,11 +107,19 @@ class Oracle:
         return finite and real(self.dtype) in (torch.float64, torch.float32)
 
     def function(self, values: list[Tensor]) -> list[Tensor]:
-        """The outputs at values that nobody else needs."""
-        return self.subject.call(values, self.others)
+        """The outputs at values that nobody else needs.
+
+        Raises:
+            Broken: forward raised.
+        """
+        try:
+            return self.subject.call(values, self.others)
+        except Exception as error:
+            raise Broken("forward", error) from error
 
     def slope(self, direction: Sequence[Tensor | None], cotangents: Sequence[Tensor | None] | None = None) -> Slope:
         given = self.cotangents if cotangents is None else cotangents
+        self.subject.compared += 1
         return slopes(self.function, self.values, direction, [given], self.dtype)[0]
 
     def direction(self, slots: Sequence[int], key: object, part: str = "") -> list[Tensor | None]:
@@ -173,14 +191,6 @@ class Oracle:
         draw = self.subject.generator("elements", count)
         sample = ELEMENTS_OF_LARGE if self.subject.large else ELEMENTS
         return sorted(torch.randint(count, (sample,), generator=draw).unique().tolist())
-
-
-def oracle_of(subject: Subject) -> Oracle:
-    """The oracle at the plain sample, made once."""
-    if "oracle" not in subject.memo:
-        _ = subject.plain
-        subject.memo["oracle"] = Oracle(subject)
-    return subject.memo["oracle"]
 
 
 def _divided(slope: Slope, step: float) -> Slope:

@@ -1,43 +1,41 @@
-"""`validate`: checks what it is given, asks every probe, and leaves everything of the caller's as it was."""
+"""`validate`: asks every rule of every sample, and makes of the answers one report."""
 
-import contextlib
-import logging
 import platform
-import random
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from manual_backprop import _torch
-from manual_backprop.validation import memory
+from manual_backprop.validation import arguments, memory
+from manual_backprop.validation.arguments import Names
+from manual_backprop.validation.case import Case
 from manual_backprop.validation.consequences import with_roots
-from manual_backprop.validation.exceptions import one_line, where
-from manual_backprop.validation.naming import name_of
-from manual_backprop.validation.report.report import STATUSES, Finding, Report, fail
-from manual_backprop.validation.rules import PROBES
-from manual_backprop.validation.rules.rule import Inconclusive, Probe, Skipped, select
-from manual_backprop.validation.subject import Broken, Subject
+from manual_backprop.validation.exceptions import Broken, Inconclusive, Skipped, is_ours, one_line, where
+from manual_backprop.validation.needs import NEEDS
+from manual_backprop.validation.report.finding import STATUSES, Finding
+from manual_backprop.validation.report.report import Report
+from manual_backprop.validation.rule import REGISTRY, Rule
+from manual_backprop.validation.rules import RULES
+from manual_backprop.validation.self_test import broken_mechanisms
+from manual_backprop.validation.subject import Passes
+from manual_backprop.validation.untouched import seed_all, untouched
+from manual_backprop.validation.verdict import unchecked
 
-Progress = Callable[[Probe, int, int], None]
+Progress = Callable[[Rule, int, int], None]
 
 
 def validate(
     func: Any,
     inputs: Sequence[Any],
     reference: Any = None,
-    only: str | Iterable[str] | None = None,
-    skip: str | Iterable[str] = (),
+    only: Names | None = None,
+    skip: Names = (),
     batch_dim: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Asks of a hand-written backward pass every question in the table `PROBES`.
+    """Asks of a hand-written backward pass every question in the table `RULES`.
 
     Args:
         func: an `autograd.Function` class, its ``.apply``, an `nn.Module` (its parameters count as inputs), a
@@ -45,233 +43,134 @@ def validate(
         inputs: the arguments, a tuple as for `torch.autograd.gradcheck`, or a list of such tuples. Those with
             ``requires_grad`` are differentiated. They are never written to.
         reference: the same function in plain torch, or a module with the same ``state_dict``.
-        only, skip: codes (``"MB301"``), prefixes (``"MB3"``), checks or families. A surrogate gradient
+        only, skip: codes (``"MB301"``), prefixes (``"MB3"``), names or families of rules. A surrogate gradient
             (straight-through, spikes) is told by ``skip="MB1"``.
-        batch_dim: the dimension of the inputs that counts samples; allows the probes that change it.
+        batch_dim: the dimension of the inputs that counts samples; allows the rules that change it.
         seed: all random numbers come from it; two calls give the same report.
-        progress: called before each probe with the probe, its number and how many there are.
+        progress: called before each rule with the rule, its number and how many there are.
 
     Returns:
-        A `Report`, true where no finding is a ``fail``.
+        A `Report`, true where its verdict is "passed": see `Report.verdict`.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be validated; the message says why, and the cure.
+        TypeError, ValueError: an argument that cannot be validated, or a choice that leaves no rule to ask; the message
+            says why, and the cure.
 
     Example:
         >>> x = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
-        >>> bool(validate(torch.sigmoid, (x,), only="MB3"))
-        True
+        >>> validate(torch.sigmoid, (x,), only=("MB1", "MB3")).verdict
+        'passed'
     """
     started = time.perf_counter()
-    probes = select(PROBES, only, skip)
-    samples = _samples(inputs)
-    trusted = not any(name.upper() in ("MB1", "MB101", "CALCULUS", "DERIVATIVE") for name in _listed(skip))
-    arguments = _repro_arguments(reference, batch_dim, seed, len(samples))
-    findings: list[Finding] = []
-    with _untouched(), contextlib.ExitStack() as stack:
-        subjects = [_subject(func, sample, reference, batch_dim, seed, trusted) for sample in samples]
-        stack.enter_context(memory.freed_at_once(value for subject in subjects for value in subject.values))
-        for subject in subjects:
-            if subject.large:  # what every comparison asks for, before a probe holds tensors of its own
-                with contextlib.suppress(Broken):
-                    _ = subject.dtype, subject.noise
-        for number, probe in enumerate(probes):
-            if progress is not None:
-                progress(probe, number, len(probes))
-            memory.tidy(value for subject in subjects for value in subject.values)
-            repro = f'validate({name_of(func)}, inputs, only="{probe.code}"{arguments})'
-            findings += [replace(finding, repro=repro) for finding in _asked(probe, subjects)]
-    seconds = time.perf_counter() - started
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return Report(name_of(func), tuple(with_roots(findings)), seed, seconds, versions)
+    rules = arguments.chosen(RULES, only, skip)
+    with untouched():
+        cases = arguments.cases(func, inputs, reference, batch_dim, seed)
+        waived = any(map(REGISTRY["MB101"].answers_to, arguments.listed(skip)))
+        for case in cases:
+            case.trusted = not waived
+        findings = [*_self_test(), *_answers(rules, cases, progress)]
+        open_ = () if waived else unchecked(rules, only is None, cases)
+    return Report(
+        cases[0].name,
+        tuple(with_roots(findings, REGISTRY)),
+        seed,
+        time.perf_counter() - started,
+        {"torch": torch.__version__, "python": platform.python_version()},
+        open_,
+        Passes(sum(case.passes.forward for case in cases), sum(case.passes.backward for case in cases)),
+    )
 
 
-def _asked(probe: Probe, subjects: Sequence[Subject]) -> list[Finding]:
-    """The findings of one probe over all samples: whatever is not a pass, or one finding that says all is well."""
-    started = time.perf_counter()
-    found: list[Finding] = []
-    for number, subject in enumerate(subjects):
-        for finding in _answers(probe, subject):
-            place = f"sample {number}: " if len(subjects) > 1 and finding.status != "pass" else ""
-            found.append(replace(finding, message=place + finding.message))
-    statuses = {finding.status for finding in found}
-    if statuses & {"fail", "warn"}:
-        found = [finding for finding in found if finding.status in ("fail", "warn")]
-    elif "pass" in statuses:
-        found = [finding for finding in found if finding.status == "pass"][:1]
-    else:
-        found = [min(found, key=lambda finding: -STATUSES.index(finding.status))]
-    seconds = (time.perf_counter() - started) / len(found)
+def _self_test() -> list[Finding]:
+    """An error for each mechanism of ours that finds nothing more on this torch: a pass would then mean nothing."""
     return [
-        replace(finding, code=probe.code, check=probe.check, family=probe.family, seconds=seconds) for finding in found
+        Finding(
+            "error",
+            f"the validator cannot do its work: {sentence}",
+            cause="this torch has no private part, or another one, where manual_backprop looks for it (_torch.py)",
+            fix="please report it, with this text; use a version of torch that the README names until it is mended",
+            code="MB000",
+            check="self-test",
+            family="validator",
+        )
+        for sentence in broken_mechanisms()
     ]
 
 
-def _answers(probe: Probe, subject: Subject) -> list[Finding]:
-    torch.manual_seed(subject.seed)
-    random.seed(subject.seed)
+def _answers(rules: Sequence[Rule], cases: Sequence[Case], progress: Progress | None) -> list[Finding]:
+    values = [value for case in cases for value in case.values]
+    findings: list[Finding] = []
+    with memory.freed_at_once(values):
+        for case in cases:
+            case.prepare()
+        for number, rule in enumerate(rules):
+            if progress is not None:
+                progress(rule, number, len(rules))
+            memory.tidy(values)
+            findings += _merged([finding for case in cases for finding in answers(rule, case)])
+    return findings
+
+
+def _merged(found: list[Finding]) -> list[Finding]:
+    """Of one rule's findings over all samples: whatever is bad, or else one that says all is well."""
+    bad = [finding for finding in found if finding.status in ("fail", "warn", "error")]
+    passed = [finding for finding in found if finding.status == "pass"]
+    return bad or passed[:1] or [max(found, key=lambda finding: STATUSES.index(finding.status))]
+
+
+def answers(rule: Rule, case: Case) -> list[Finding]:
+    """The findings of one rule about one case: one at least."""
+    seed_all(case.seed)
+    case.ask(rule)
     try:
-        found = list(probe.function(subject))
+        for need in rule.needs:
+            NEEDS[need](case)
+        found = list(rule.function(case))
     except Skipped as reason:
-        return [Finding("skip", str(reason))]
+        return [case.finding("skip", str(reason))]
     except Inconclusive as reason:
-        return [Finding("inconclusive", str(reason))]
+        return [case.finding("inconclusive", str(reason))]
     except Broken as broken:
-        return [_broken(subject, broken)]
+        return [_broken(case, broken)]
     except Exception as error:
-        if not where(error):  # not in the user's code
-            return [Finding("inconclusive", f"the probe itself stopped at {type(error).__name__}: {one_line(error)}")]
-        return [_crash(f"the probe stopped at {type(error).__name__}: {one_line(error)}", error)]
-    return found or [Finding("pass", "ok")]
+        return [_validators_own(case, error) if is_ours(error) else _crash(case, "the rule stopped at", error)]
+    if found:
+        return found
+    return [case.finding("pass", "ok") if case.compared else case.finding("skip", "nothing could be compared")]
 
 
-def _broken(subject: Subject, broken: Broken) -> Finding:
-    """The plain pass itself raises: told once as a failure, and as a skip wherever else it stops a probe."""
-    if "plain" in vars(subject) and broken.stage == "forward":
-        return Finding("inconclusive", f"forward does not take the values tried: {one_line(broken)}")
-    if subject.memo.get("told") == str(broken):
-        return Finding("skip", f"not asked: {one_line(broken)}")
-    subject.memo["told"] = str(broken)
-    return _crash(one_line(broken), broken.error)
+def _broken(case: Case, broken: Broken) -> Finding:
+    """The plain pass itself raises: told once as a failure, and as a skip wherever else it stops a rule."""
+    if "plain" in vars(case) and broken.stage == "forward":
+        return case.finding("inconclusive", f"forward does not take the values tried: {one_line(broken)}")
+    if case.told == str(broken):
+        return case.finding("skip", f"not asked: {one_line(broken)}")
+    case.told = str(broken)
+    return _crash(case, f"{broken.stage} raised", broken.error)
 
 
-def _crash(message: str, error: BaseException) -> Finding:
+def _crash(case: Case, words: str, error: BaseException) -> Finding:
     place = where(error)
-    return fail(
-        message + (f" ({place})" if place else ""),
+    return case.fail(
+        f"{words} {type(error).__name__}: {one_line(error)}" + (f" ({place})" if place else ""),
         cause=f"an exception{' at ' + place if place else ''}",
         fix="let forward and backward run in this setting, which torch allows",
     )
 
 
-# --- what it is given ---------------------------------------------------------------------------------------------
-
-
-def _listed(names: str | Iterable[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
-
-
-def _samples(inputs: Any) -> list[tuple]:
-    if isinstance(inputs, Tensor):
-        return [(inputs,)]
-    if isinstance(inputs, list) and inputs and all(isinstance(sample, tuple) for sample in inputs):
-        return list(inputs)
-    if isinstance(inputs, tuple | list) and inputs:
-        return [tuple(inputs)]
-    raise TypeError(f"inputs: expected a tuple of arguments, or a list of such tuples, found {type(inputs).__name__}")
-
-
-def _subject(func: Any, sample: tuple, reference: Any, batch_dim: int | None, seed: int, trusted: bool) -> Subject:
-    if not callable(func):
-        raise TypeError(f"func: expected a Function, a module or a callable, found {type(func).__name__}")
-    tensors = [leaf for leaf in _torch.flatten(sample)[0] if isinstance(leaf, Tensor)]
-    if any(t.layout != torch.strided for t in tensors):
-        raise TypeError("inputs: a sparse tensor is not supported; build it inside func from its values")
-    if isinstance(func, nn.Module):
-        tensors += list(func.parameters())
-    devices = {str(t.device) for t in tensors}
-    if len(devices) > 1:
-        raise ValueError(f"inputs: they are on several devices ({', '.join(sorted(devices))}); move them to one")
-    subject = Subject(func, sample, reference, batch_dim, seed, trusted)
-    if not any(subject.needs):
-        raise ValueError("inputs: no tensor requires grad; call .requires_grad_() on those whose gradient is meant")
-    _check_forward(subject)
-    if subject.reference is not None:
-        _check_reference(subject, subject.reference)
-    return subject
-
-
-def _check_forward(subject: Subject) -> None:
-    """Raises where a forward pass shows that the callable cannot be validated; one that raises is a finding."""
-    try:
-        first = _seeded(subject, 1)
-    except Broken as broken:
-        if "leaf Variable that requires grad" not in str(broken) and "view of a leaf" not in str(broken):
-            return
-        subject.in_place = True
-        first = _seeded(subject, 1)
-    if not any(output.requires_grad for output in first):
-        raise ValueError(
-            "func: no output has a grad_fn; return a tensor that depends on the inputs, outside of no_grad and detach"
-        )
-    if not _same(first, _seeded(subject, 2)) and _same(first, _seeded(subject, 1)):
-        raise ValueError(
-            "func: it is random (two calls on the same inputs differ); seed it inside, or pass its mask as an input"
-        )
-
-
-def _check_reference(subject: Subject, reference: Subject) -> None:
-    try:
-        mine, theirs = subject.run().outputs, reference.run().outputs
-    except Broken as broken:
-        if broken.__context__ is not None and not _runs(reference):
-            raise ValueError(f"reference: {one_line(broken)}") from broken
-        return
-    if len(mine) != len(theirs):
-        raise ValueError(f"reference: it has {len(theirs)} outputs where func has {len(mine)}")
-    for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-        if a.shape != b.shape:
-            raise ValueError(
-                f"reference: output {number} has shape {tuple(b.shape)} where func has {tuple(a.shape)}; "
-                "return the same shapes in the same order"
-            )
-
-
-def _runs(subject: Subject) -> bool:
-    try:
-        subject.run()
-    except Broken:
-        return False
-    return True
-
-
-def _seeded(subject: Subject, seed: int) -> list[Tensor]:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    if (numpy := _numpy()) is not None:
-        numpy.random.seed(seed)
-    return subject.run().outputs
-
-
-def _same(first: list[Tensor], second: list[Tensor]) -> bool:
-    return len(first) == len(second) and all(
-        a.shape == b.shape and torch.allclose(a, b, equal_nan=True) if not a.is_sparse else True
-        for a, b in zip(first, second, strict=True)
+def _validators_own(case: Case, error: BaseException) -> Finding:
+    """The validator broke: neither the user's failure nor a pass."""
+    return case.finding(
+        "error",
+        f"the validator itself failed while it asked {case.rule.code} ({case.rule.name}): "
+        f"{type(error).__name__}: {one_line(error)}; your backward is not judged by this rule",
+        cause=f"a mistake in manual_backprop, at {_line_of(error)}",
+        fix="please report it, with this text and the versions of torch and Python; skip the rule until it is mended",
     )
 
 
-def _numpy() -> Any:
-    """NumPy where somebody has imported its random numbers; importing them here would cost a second."""
-    return sys.modules["numpy"] if "numpy.random" in sys.modules else None
-
-
-def _repro_arguments(reference: Any, batch_dim: int | None, seed: int, samples: int) -> str:
-    text = f", reference={name_of(reference)}" if reference is not None else ""
-    text += f", batch_dim={batch_dim}" if batch_dim is not None else ""
-    return f"{text}, seed={seed}"
-
-
-def _no_record(record: logging.LogRecord) -> bool:
-    return False
-
-
-@contextlib.contextmanager
-def _untouched() -> Iterator[None]:
-    """Gives back random states, default dtype and grad mode as they were, whatever a user's function does to them."""
-    numpy = _numpy()
-    # Compilation writes thousands of debugging records there, which pytest would show with a failing report.
-    trace = _torch.compiler_log()
-    trace.addFilter(_no_record)
-    states = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy is not None else None
-    dtype = torch.get_default_dtype()
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        trace.removeFilter(_no_record)
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        if numpy is not None:
-            numpy.random.set_state(states[2])
-        torch.set_default_dtype(dtype)
+def _line_of(error: BaseException) -> str:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return "" if traceback is None else f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"

@@ -1,6 +1,6 @@
-"""The zoo: backward passes that are wrong, each with the codes that must catch it, and right ones that none may fail.
+"""The zoo: backward passes that are wrong, each with the codes that catch it, and right ones that none may fail.
 
-Every wrong one has a right forward pass (but for the one of MB103) and the smallest mistake that its author may
+Every wrong one has a right forward pass (but for those of MB103) and the smallest mistake that its author may
 plausibly have made, on the line marked ``# wrong``; every right one does something that makes careless checks raise a
 false alarm.
 """

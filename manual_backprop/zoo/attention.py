@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manual_backprop.zoo.entry import Grads, draw, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, wrong
 
 QKV = draw((4, 3), (4, 3), (4, 3))
 
@@ -29,7 +29,7 @@ class Attention(Function):
         return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
 
 
-@wrong("attention-scale-missing-for-q", "attention", QKV, "MB101")
+@wrong("attention-scale-missing-for-q", "attention", QKV, *EVERYWHERE)
 class AttentionScale(Attention):
     """1/√d is applied to the gradient of K and not to that of Q."""
 
@@ -41,7 +41,7 @@ class AttentionScale(Attention):
         return grad_scores @ k, grad_scores.mT @ q / q.shape[-1] ** 0.5, p.mT @ grad_output  # wrong: first too
 
 
-@wrong("attention-softmax-row-sum-missing", "attention", QKV, "MB101", source="Dao-AILab/quack PR#53")
+@wrong("attention-softmax-row-sum-missing", "attention", QKV, *EVERYWHERE, source="Dao-AILab/quack PR#53")
 class AttentionRowSum(Attention):
     """The softmax is differentiated as if it were an exponential."""
 
@@ -53,7 +53,8 @@ class AttentionRowSum(Attention):
         return grad_scores @ k, grad_scores.mT @ q, p.mT @ grad_output
 
 
-@wrong("attention-key-gradient-transposed", "attention", QKV, "MB101", source="fla-org/flash-linear-attention PR#875")
+@wrong("attention-key-gradient-transposed", "attention", QKV, *EVERYWHERE,
+       source="fla-org/flash-linear-attention PR#875")  # fmt: skip
 class AttentionKey(Attention):
     """As many queries as keys hide that the scores' gradient is not transposed for K."""
 
@@ -65,7 +66,7 @@ class AttentionKey(Attention):
         return grad_scores @ k, grad_scores @ q, p.mT @ grad_output  # wrong: grad_scores.mT @ q
 
 
-@wrong("attention-log-sum-exp-dropped", "attention", QKV, "MB101", "MB211", source="Dao-AILab/flash-attention#889")
+@wrong("attention-log-sum-exp-dropped", "attention", QKV, *EVERYWHERE, "MB211", source="Dao-AILab/flash-attention#889")
 class AttentionLogSumExp(Function):
     """The logarithm of the row sums is an output as well, and its gradient is ignored."""
 
@@ -83,7 +84,7 @@ class AttentionLogSumExp(Function):
         return grad_scores @ k, grad_scores.mT @ q, p.mT @ grad_output
 
 
-@wrong("attention-causal-mask-forward-only", "attention", QKV, "MB101")
+@wrong("attention-causal-mask-forward-only", "attention", QKV, *EVERYWHERE)
 class AttentionCausal(Function):
     """The backward computes the probabilities once more, and forgets the mask."""
 
@@ -101,7 +102,7 @@ class AttentionCausal(Function):
         return grad_scores @ k, grad_scores.mT @ q, p.mT @ grad_output
 
 
-@wrong("attention-shared-keys-grouped-wrongly", "attention_scores", draw((4, 5, 3), (2, 5, 3)), "MB101")
+@wrong("attention-shared-keys-grouped-wrongly", "attention_scores", draw((4, 5, 3), (2, 5, 3)), *EVERYWHERE)
 class GroupedScores(Function):
     """Heads 0, 1 share key head 0, heads 2, 3 share key head 1; the gradient adds heads 0, 2 and 1, 3."""
 

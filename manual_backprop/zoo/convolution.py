@@ -8,10 +8,10 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.grad import conv1d_weight, conv2d_input, conv2d_weight
 
-from manual_backprop.zoo.entry import Grads, draw, leaf, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, leaf, wrong
 
 
-@wrong("conv1d-kernel-not-flipped", "conv1d", draw((2, 3, 6), (3, 3, 3)), "MB101")
+@wrong("conv1d-kernel-not-flipped", "conv1d", draw((2, 3, 6), (3, 3, 3)), *EVERYWHERE)
 class Conv1d(Function):
     """The gradient of the input is a convolution with the kernel flipped, and in and out exchanged."""
 
@@ -27,9 +27,9 @@ class Conv1d(Function):
         return grad_input, conv1d_weight(input, weight.shape, grad_output, padding=1)
 
 
-@wrong("conv1d-stride-leaves-a-rest", "conv1d", draw((2, 3, 8), (4, 3, 3)), "MB203", "MB101")
+@wrong("conv1d-stride-leaves-a-rest", "conv1d", draw((2, 3, 8), (4, 3, 3)), *EVERYWHERE)
 class Conv1dStride(Function):
-    """With stride 2 the last column may not be reached, and the transposed convolution comes out too short."""
+    """With stride 2 the last column is not reached, and the zero that stands for it is put in front."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor) -> Tensor:
@@ -39,11 +39,12 @@ class Conv1dStride(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
         input, weight = ctx.saved_tensors
-        grad_input = F.conv_transpose1d(grad_output, weight, stride=2)  # wrong: output_padding
+        grad_input = F.conv_transpose1d(grad_output, weight, stride=2)
+        grad_input = F.pad(grad_input, (input.shape[-1] - grad_input.shape[-1], 0))  # wrong: (0, …)
         return grad_input, conv1d_weight(input, weight.shape, grad_output, stride=2)
 
 
-@wrong("conv1d-causal-last-columns-lost", "conv1d", draw((2, 3, 6), (3, 4)), "MB101",
+@wrong("conv1d-causal-last-columns-lost", "conv1d", draw((2, 3, 6), (3, 4)), *EVERYWHERE,
        source="fla-org/flash-linear-attention#1140")  # fmt: skip
 class CausalConv1d(Function):
     """The padding is cut off at the end, where it was put in at the beginning."""
@@ -84,7 +85,7 @@ class Conv2d(Function):
 IMAGES = draw((2, 2, 3, 3), (3, 2, 3, 3), (3,))
 
 
-@wrong("conv2d-bias-keeps-the-columns", "conv2d", IMAGES, "MB203", "MB101")
+@wrong("conv2d-bias-keeps-the-columns", "conv2d", IMAGES, *EVERYWHERE)
 class Conv2dBias(Conv2d):
     """The bias is summed over samples and rows but not over columns, as many as there are channels."""
 
@@ -93,7 +94,8 @@ class Conv2dBias(Conv2d):
         return *Conv2d.grads(ctx, grad_output), grad_output.sum((0, 1, 2))  # wrong: (0, 2, 3)
 
 
-@wrong("conv2d-bias-reads-as-nchw", "conv2d", IMAGES, "MB405", "MB401", source="Dao-AILab/flash-attention#355")
+@wrong("conv2d-bias-reads-as-nchw", "conv2d", IMAGES, "MB401", "MB402", "MB404", "MB405",
+       source="Dao-AILab/flash-attention#355")  # fmt: skip
 class Conv2dChannelsLast(Conv2d):
     """The sum over the channels walks through memory as if it were always laid out N, C, H, W."""
 
@@ -104,7 +106,7 @@ class Conv2dChannelsLast(Conv2d):
         return *Conv2d.grads(ctx, grad_output), planes.sum((0, 2))
 
 
-@wrong("avg-pool-not-divided", "avg_pool1d", draw((2, 3, 6)), "MB101")
+@wrong("avg-pool-not-divided", "avg_pool1d", draw((2, 3, 6)), *EVERYWHERE)
 class AvgPool1d(Function):
     """Each of a window's inputs has the share 1/size of its mean."""
 
@@ -117,7 +119,7 @@ class AvgPool1d(Function):
         return grad_output.repeat_interleave(2, -1)  # wrong: / 2
 
 
-@wrong("max-pool-overlap-overwritten", "max_pool1d", draw((2, 3, 7)), "MB101")
+@wrong("max-pool-overlap-overwritten", "max_pool1d", draw((2, 3, 7)), *EVERYWHERE, "MB801")
 class MaxPool1d(Function):
     """Where windows overlap one input may be the maximum of two, and the second overwrites the first."""
 
@@ -135,7 +137,7 @@ class MaxPool1d(Function):
         return zeros.scatter(-1, index, grad_output)  # wrong: scatter_add
 
 
-@wrong("amax-ties-count-twice", "amax", draw(leaf([1.0, 3.0, 3.0], [2.0, 0.0, -1.0])), "MB105", "MB101")
+@wrong("amax-ties-count-twice", "amax", draw(leaf([1.0, 3.0, 3.0], [2.0, 0.0, -1.0])), "MB105")
 class Amax(Function):
     """Of two equal maxima each gets the whole gradient, so that raising both together counts double."""
 

@@ -11,6 +11,9 @@ Inputs = Callable[[], tuple]
 Grads = tuple[Tensor | None, ...]
 F = TypeVar("F", bound=Callable)
 
+# The codes of a formula that is simply wrong: by differences, by the Taylor remainder, and by differences far out.
+EVERYWHERE = ("MB101", "MB104", "MB604")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -21,7 +24,7 @@ class Entry:
         operation: what is computed, for example ``"linear"``.
         function: the Function class, or any callable on tensors.
         inputs: makes the input tuple; the same one at every call.
-        codes: each of them may catch it, one of them must; empty for a right one.
+        codes: exactly those that fail, in one call of `validate` and each asked alone; empty for a right one.
         mistake: one sentence: what the author got wrong, or, for a right one, what is delicate about it.
         source: a public bug of this class, as repository and number; empty where there is none.
         reference: the same in plain torch; given only where the mistake cannot be seen without.
@@ -45,7 +48,7 @@ registry: list[Entry] = []
 
 
 def wrong(name: str, operation: str, inputs: Inputs, *codes: str, **options: Any) -> Callable[[F], F]:
-    """Decorator: add a wrong Function, to be caught by one of `codes`; its docstring (or `mistake`) is the mistake."""
+    """Decorator: add a wrong Function, caught by exactly `codes`; its docstring (or `mistake`) is the mistake."""
 
     def add(function: F) -> F:
         mistake = options.pop("mistake", function.__doc__)
@@ -82,6 +85,17 @@ def draw(*values: Any, scale: float = 1.0, shift: float = 0.0, dtype: torch.dtyp
         return tuple(value(item) for item in values)
 
     return make
+
+
+def afresh(make: Inputs, *memories: dict | list) -> Inputs:
+    """`make`, which first empties what the entry's module keeps between calls: each validation starts from nothing."""
+
+    def emptied() -> tuple:
+        for memory in memories:
+            memory.clear()
+        return make()
+
+    return emptied
 
 
 def leaf(*numbers: Any, dtype: torch.dtype = torch.float64) -> Tensor:

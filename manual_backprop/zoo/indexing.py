@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manual_backprop.zoo.entry import Grads, draw, leaf, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, leaf, wrong
 
 REPEATED = torch.tensor([[0, 0, 2], [1, 1, 1]])
 
 
-@wrong("gather-repeated-index-overwritten", "gather", draw((2, 4), REPEATED), "MB101")
+@wrong("gather-repeated-index-overwritten", "gather", draw((2, 4), REPEATED), *EVERYWHERE, "MB801")
 class Gather(Function):
     """An element that is gathered twice keeps only one of its gradients."""
 
@@ -28,7 +28,7 @@ class Gather(Function):
 
 
 @wrong("scatter-overwritten-keeps-its-gradient", "scatter", draw((2, 4), torch.tensor([[0, 2], [3, 1]]), (2, 2)),
-       "MB101")  # fmt: skip
+       *EVERYWHERE)  # fmt: skip
 class Scatter(Function):
     """What is overwritten in the forward has no gradient."""
 
@@ -56,7 +56,7 @@ class Embedding(Function):
 INDEX = torch.tensor([0, 2, 2, 4])
 
 
-@wrong("embedding-repeated-word-counts-once", "embedding", draw(INDEX, (6, 3)), "MB101")
+@wrong("embedding-repeated-word-counts-once", "embedding", draw(INDEX, (6, 3)), *EVERYWHERE, "MB801")
 class EmbeddingOnce(Embedding):
     """``grad[index] += …`` adds only one of the gradients of a word that occurs twice."""
 
@@ -68,19 +68,7 @@ class EmbeddingOnce(Embedding):
         return None, grad_weight
 
 
-@wrong("embedding-words-unseen-uninitialised", "embedding", draw(torch.tensor([0, 2, 4]), (400, 3)), "MB901", "MB101")
-class EmbeddingUninitialised(Embedding):
-    """The rows of words that do not occur are whatever was in memory."""
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        (index,) = ctx.saved_tensors
-        grad_weight = grad_output.new_empty(ctx.shape)  # wrong: new_zeros
-        grad_weight[index] = 0
-        return None, grad_weight.index_add_(0, index, grad_output)
-
-
-@wrong("index-add-alpha-forgotten", "index_add", draw((4, 3), torch.tensor([0, 2, 2]), (3, 3), 0.5), "MB101")
+@wrong("index-add-alpha-forgotten", "index_add", draw((4, 3), torch.tensor([0, 2, 2]), (3, 3), 0.5), *EVERYWHERE)
 class IndexAdd(Function):
     """The source enters with the factor alpha."""
 
@@ -95,7 +83,7 @@ class IndexAdd(Function):
         return grad_output, None, grad_output[index], None  # wrong: alpha * grad_output[index]
 
 
-@wrong("cumsum-not-reversed", "cumsum", draw((2, 4)), "MB101")
+@wrong("cumsum-not-reversed", "cumsum", draw((2, 4)), *EVERYWHERE)
 class Cumsum(Function):
     """The gradient of a sum from the left is a sum from the right."""
 
@@ -108,7 +96,7 @@ class Cumsum(Function):
         return grad_output.cumsum(-1)  # wrong: flipped before and after
 
 
-@wrong("cumsum-stops-where-nothing-comes-in", "cumsum", draw((2, 4)), "MB306", "MB101")
+@wrong("cumsum-stops-where-nothing-comes-in", "cumsum", draw((2, 4)), "MB306")
 class CumsumStops(Function):
     """No gradient at the last step is taken for no gradient at all, as when only the last state is used."""
 
@@ -123,7 +111,7 @@ class CumsumStops(Function):
         return grad_output.flip(-1).cumsum(-1).flip(-1)
 
 
-@wrong("prod-divides-by-zero", "prod", draw(leaf([1.5, 0.0, -2.0], [0.5, 3.0, 1.0])), "MB206", "MB101", "MB605")
+@wrong("prod-divides-by-zero", "prod", draw(leaf([1.5, 0.0, -2.0], [0.5, 3.0, 1.0])), "MB206", "MB210", "MB605")
 class Prod(Function):
     """The product of the others is the product of all divided by one, unless that is zero."""
 
@@ -139,7 +127,7 @@ class Prod(Function):
         return (grad_output * output).unsqueeze(-1) / input  # wrong: where input is 0
 
 
-@wrong("sort-same-permutation-back", "sort", draw((2, 5)), "MB101")
+@wrong("sort-same-permutation-back", "sort", draw((2, 5)), *EVERYWHERE)
 class Sort(Function):
     """The gradient is permuted as the values were, not back."""
 
@@ -155,7 +143,7 @@ class Sort(Function):
         return grad_output.gather(-1, index)  # wrong: gather(-1, index.argsort(-1))
 
 
-@wrong("diff-shifted-by-one", "diff", draw((2, 5)), "MB101")
+@wrong("diff-shifted-by-one", "diff", draw((2, 5)), *EVERYWHERE)
 class Diff(Function):
     """Of y_i = x_{i+1} − x_i the padding stands on the wrong sides."""
 
@@ -169,7 +157,7 @@ class Diff(Function):
         return torch.cat((grad_output, zero), -1) - torch.cat((zero, grad_output), -1)  # wrong: the other way round
 
 
-@wrong("roll-same-direction", "roll", draw((2, 5), 2), "MB101")
+@wrong("roll-same-direction", "roll", draw((2, 5), 2), *EVERYWHERE)
 class Roll(Function):
     """What was rolled right is rolled right again."""
 
@@ -183,7 +171,7 @@ class Roll(Function):
         return grad_output.roll(ctx.shift, -1), None  # wrong: -ctx.shift
 
 
-@wrong("pad-circular-border-lost", "pad", draw((2, 5)), "MB101")
+@wrong("pad-circular-border-lost", "pad", draw((2, 5)), *EVERYWHERE)
 class PadCircular(Function):
     """What comes in at the border belongs to the elements that were copied there."""
 
@@ -196,7 +184,7 @@ class PadCircular(Function):
         return grad_output[..., 1:-1]  # wrong: plus the two at the border
 
 
-@wrong("where-branches-exchanged", "where", draw(torch.tensor([True, False, True]), (3,), (3,)), "MB101")
+@wrong("where-branches-exchanged", "where", draw(torch.tensor([True, False, True]), (3,), (3,)), *EVERYWHERE)
 class Where(Function):
     """The condition is negated for the wrong branch."""
 

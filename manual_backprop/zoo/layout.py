@@ -49,7 +49,7 @@ class RowScaleSavedStrides(RowScale):
         return grad_output * scale.unsqueeze(1), (grad_output.contiguous() * packed).sum(1)
 
 
-@wrong("row-scale-only-the-last-stride-checked", "row_scale", draw((4, 3), (4,)), "MB402", "MB404",
+@wrong("row-scale-only-the-last-stride-checked", "row_scale", draw((4, 3), (4,)), "MB404",
        source="ROCm/TransformerEngine PR#623")  # fmt: skip
 class RowScaleLastStride(RowScale):
     """A last stride of 1 is taken for contiguous; a slice of a larger tensor has one too."""
@@ -71,7 +71,7 @@ class Double(Function):
         return input * 2
 
 
-@wrong("double-storage-from-the-start", "double", ANY, "MB403", "MB402")
+@wrong("double-storage-from-the-start", "double", ANY, "MB402", "MB403", "MB404")
 class DoubleOffset(Double):
     """The strides are heeded, the offset into the storage is not."""
 
@@ -81,7 +81,52 @@ class DoubleOffset(Double):
         return start * 2
 
 
-@wrong("double-storage-bits", "double", ANY, "MB406", source="pytorch/pytorch#194719")
+@wrong("double-contiguous-from-the-start", "double", ANY, "MB403")
+class DoubleFromStart(Double):
+    """A contiguous tensor is taken to begin where its storage does; one that was cut out of a flat buffer does not."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        if not grad_output.is_contiguous():
+            return grad_output * 2
+        return grad_output.as_strided(grad_output.shape, grad_output.stride(), 0) * 2  # wrong: storage_offset()
+
+
+@wrong("double-dense-is-contiguous", "double", ANY, "MB401", source="Dao-AILab/flash-attention#355")
+class DoubleDense(Double):
+    """Memory without gaps and overlaps is read in its order, which is another one for a transposed tensor."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        if not torch.ops.aten.is_non_overlapping_and_dense(grad_output):  # wrong: grad_output.is_contiguous()
+            grad_output = grad_output.contiguous()
+        return grad_output.as_strided(grad_output.shape, (grad_output.shape[1], 1)) * 2
+
+
+@wrong("double-leading-dimension", "double", ANY, "MB402", source="open-mmlab/mmcv PR#737")
+class DoubleLeadingDimension(Double):
+    """As for BLAS the rows may lie apart; of transposes and of .sum() the author thought, not of every other column."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        if grad_output.mT.is_contiguous() or 0 in grad_output.stride():  # wrong: grad_output.stride(1) != 1
+            grad_output = grad_output.contiguous()
+        return grad_output.as_strided(grad_output.shape, (grad_output.stride(0), 1)) * 2
+
+
+@wrong("double-channels-last-let-through", "double", draw((2, 3, 4, 5)), "MB405", source="NVIDIA/apex PR#1601")
+class DoubleChannelsLast(Double):
+    """Both memory formats of images are let through, and one is read."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        if not grad_output.is_contiguous(memory_format=torch.channels_last):  # wrong: without a memory_format
+            grad_output = grad_output.contiguous()
+        _, c, h, w = grad_output.shape
+        return grad_output.as_strided(grad_output.shape, (c * h * w, h * w, w, 1)) * 2
+
+
+@wrong("double-storage-bits", "double", ANY, "MB406", "MB801", source="pytorch/pytorch#194719")
 class DoubleBits(Double):
     """Sizes, strides and offset are heeded; that a view may be negative by a mere flag is not."""
 
@@ -103,7 +148,7 @@ class DoubleExpanded(Double):
         return grad_output * 2
 
 
-@wrong("double-view-of-what-is-not-contiguous", "double", ANY, "MB401", "MB402", "MB404", "MB405",
+@wrong("double-view-of-what-is-not-contiguous", "double", ANY, "MB401", "MB402", "MB404",
        source="open-mmlab/mmcv PR#737")  # fmt: skip
 class DoubleView(Double):
     """`view` raises where the incoming gradient is transposed."""
@@ -143,7 +188,7 @@ class CausalFill(Function):
         return grad_output * mask.as_strided(grad_output.shape, ctx.strides)  # wrong: mask
 
 
-@wrong("global-pool-images-packed", "global_avg_pool", draw((2, 3, 4, 5)), "MB405", "MB401",
+@wrong("global-pool-images-packed", "global_avg_pool", draw((2, 3, 4, 5)), "MB401", "MB402", "MB404", "MB405",
        source="NVIDIA/apex PR#1601")  # fmt: skip
 class GlobalPoolGain(Function):
     """The mean of each channel's squares; the saved images are read as N, C, H, W whatever their memory format."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from manual_backprop.zoo.entry import Grads, draw, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, wrong
 
 LINEAR = draw((4, 3), (5, 3), (5,))
 SQUARE = draw((4, 3), (3, 3), (3,))
@@ -32,7 +32,7 @@ class LinearBiasNotSummed(Linear):
         return grad_output @ weight, grad_output.mT @ input, grad_output  # wrong: grad_output.sum(0)
 
 
-@wrong("linear-weight-transposed", "linear", SQUARE, "MB101")
+@wrong("linear-weight-transposed", "linear", SQUARE, *EVERYWHERE)
 class LinearWeightTransposed(Linear):
     """The gradient of a square weight is returned transposed."""
 
@@ -42,7 +42,7 @@ class LinearWeightTransposed(Linear):
         return grad_output @ weight, input.mT @ grad_output, grad_output.sum(0)  # wrong: grad_output.mT @ input
 
 
-@wrong("linear-input-through-transposed-weight", "linear", SQUARE, "MB101")
+@wrong("linear-input-through-transposed-weight", "linear", SQUARE, *EVERYWHERE)
 class LinearInputTransposed(Linear):
     """The error goes back through the weight as it went forward, which only a square weight allows."""
 
@@ -52,7 +52,7 @@ class LinearInputTransposed(Linear):
         return grad_output @ weight.mT, grad_output.mT @ input, grad_output.sum(0)  # wrong: weight
 
 
-@wrong("linear-bias-never-trained", "linear", LINEAR, "MB202", source="pytorch/ao PR#4817")
+@wrong("linear-bias-never-trained", "linear", LINEAR, *EVERYWHERE, "MB202", source="pytorch/ao PR#4817")
 class LinearBiasForgotten(Linear):
     """The bias was added to the forward later on, and the backward still returns None for it."""
 
@@ -62,7 +62,27 @@ class LinearBiasForgotten(Linear):
         return grad_output @ weight, grad_output.mT @ input, None  # wrong: grad_output.sum(0)
 
 
-@wrong("linear-bias-summed-over-first-axis-only", "linear", draw((2, 4, 3), (5, 3), (5,)), "MB203", "MB704",
+SMALL_BIAS = torch.tensor([0.1, -0.2, 0.3, 0.1, -0.1], requires_grad=True)
+FLOAT32 = draw((4, 3), (5, 3), SMALL_BIAS, scale=6, dtype=torch.float32)
+
+
+@wrong("linear-bias-never-trained-by-a-kernel", "linear", FLOAT32, "MB202", source="pytorch/ao PR#4817")
+class LinearBiasFloat32(Linear):
+    """The same in a kernel for float32 alone, on numbers beside which the bias and its share are small."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if input.dtype != torch.float32:
+            raise TypeError("this kernel takes float32")
+        return Linear.forward(ctx, input, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        input, weight = ctx.saved_tensors
+        return grad_output @ weight, grad_output.mT @ input, None  # wrong: grad_output.sum(0)
+
+
+@wrong("linear-bias-summed-over-first-axis-only", "linear", draw((2, 4, 3), (5, 3), (5,)), "MB203",
        source="ooples/AiDotNet.Tensors#234")  # fmt: skip
 class LinearBiasFirstAxis(Linear):
     """The bias is summed over the first axis, which is all of them only for matrices."""
@@ -74,7 +94,7 @@ class LinearBiasFirstAxis(Linear):
         return grad_output @ weight, grad_weight, grad_output.sum(0)  # wrong: every axis but the last
 
 
-@wrong("linear-weight-mean-over-the-batch", "linear", LINEAR, "MB101", source="paiml/aprender PR#2182")
+@wrong("linear-weight-mean-over-the-batch", "linear", LINEAR, *EVERYWHERE, source="paiml/aprender PR#2182")
 class LinearMeanOverBatch(Linear):
     """The 1/N of the cost stands in the layer as well."""
 
@@ -116,7 +136,7 @@ class LinearSavesByWrongFlag(Function):
         return grad_input, grad_weight, grad_output.sum(0)
 
 
-@wrong("linear-only-the-gradients-asked-for", "linear", LINEAR, "MB208", "MB201")
+@wrong("linear-only-the-gradients-asked-for", "linear", LINEAR, "MB208")
 class LinearReturnsFewer(Linear):
     """Where a gradient is not needed it is left out of the tuple, rather than None in its place."""
 
@@ -127,7 +147,8 @@ class LinearReturnsFewer(Linear):
         return tuple(grad for grad, needed in zip(grads, ctx.needs_input_grad, strict=True) if needed)  # wrong
 
 
-@wrong("linear-weight-decay-in-the-backward", "linear", LINEAR, "MB101", "MB304")
+@wrong("linear-weight-decay-in-the-backward", "linear", LINEAR, "MB101", "MB210", "MB301", "MB302", "MB303", "MB304",
+       "MB306", "MB604", "MB805")  # fmt: skip
 class LinearWeightDecay(Linear):
     """Weight decay is added where the gradient is computed: there is a gradient even if nothing comes in."""
 
@@ -138,19 +159,19 @@ class LinearWeightDecay(Linear):
         return grad_output @ weight, grad_weight, grad_output.sum(0)
 
 
-@wrong("linear-clips-large-gradients", "linear", LINEAR, "MB302", "MB303")
+@wrong("linear-clips-large-gradients", "linear", LINEAR, "MB302")
 class LinearClipped(Linear):
     """Gradients are clipped in passing, at a bound that tests with a one-hot gradient never reach."""
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
         input, weight = ctx.saved_tensors
-        grad_output = grad_output.clamp(-1, 1)  # wrong: not linear
+        grad_output = grad_output.clamp(-100, 100)  # wrong: not linear
         return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)
 
 
-@wrong("linear-float32-arithmetic-inside", "linear", LINEAR, "MB101", "MB102", "MB204", reference=F.linear,
-       source="linkedin/Liger-Kernel PR#950")  # fmt: skip
+@wrong("linear-float32-arithmetic-inside", "linear", LINEAR, "MB101", "MB102", "MB302", "MB303", "MB306", "MB604",
+       reference=F.linear, source="linkedin/Liger-Kernel PR#950")  # fmt: skip
 class LinearFloat32Inside(Linear):
     """Everything is cast to float32 and back, whatever came in."""
 
@@ -161,7 +182,8 @@ class LinearFloat32Inside(Linear):
         return grad_output @ weight, grad_weight, grad_output.sum(0)
 
 
-@wrong("linear-returns-float32", "linear", LINEAR, "MB204", "MB101", source="linkedin/Liger-Kernel#305")
+@wrong("linear-returns-float32", "linear", LINEAR, "MB101", "MB204", "MB302", "MB303", "MB306", "MB604",
+       source="linkedin/Liger-Kernel#305")  # fmt: skip
 class LinearReturnsFloat32(Linear):
     """The bias is accumulated in float32, as one does for bfloat16, and not cast back."""
 
@@ -171,8 +193,8 @@ class LinearReturnsFloat32(Linear):
         return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0, dtype=torch.float32)  # wrong: the dtype
 
 
-@wrong("linear-sums-samples-in-bfloat16", "linear", draw((1024, 2), (3, 2), (3,)), "MB602", reference=F.linear,
-       source="linkedin/Liger-Kernel PR#950")  # fmt: skip
+@wrong("linear-sums-samples-in-bfloat16", "linear", draw((1024, 2), (3, 2), (3,)), "MB602", "MB603", "MB607",
+       reference=F.linear, source="linkedin/Liger-Kernel PR#950")  # fmt: skip
 class LinearSampleBySample(Linear):
     """The weight's gradient is added up sample by sample in the dtype that came in; bfloat16 has eight bits."""
 
@@ -202,6 +224,23 @@ class LinearLossScale(Function):
         return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)
 
 
+@wrong("linear-input-scaled-under-autocast", "linear", draw((4, 3), (5, 3)), "MB606", source="pytorch/pytorch#87979")
+class LinearScalesInput(Function):
+    """The input is saved sixteen times smaller under autocast, and the backward asks whether autocast is on by then."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(input / 16 if torch.is_autocast_enabled(input.device.type) else input, weight)
+        return F.linear(input, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        input, weight = ctx.saved_tensors
+        grad_output = grad_output.to(weight.dtype)
+        scale = 16 if torch.is_autocast_enabled(input.device.type) else 1  # wrong: kept on ctx by the forward
+        return grad_output @ weight, scale * grad_output.mT @ input
+
+
 class LinearSigmoid(Function):
     """a = σ(input @ weightᵀ + bias)."""
 
@@ -212,7 +251,7 @@ class LinearSigmoid(Function):
         return a
 
 
-@wrong("linear-sigmoid-derivative-at-the-output", "linear_sigmoid", LINEAR, "MB101")
+@wrong("linear-sigmoid-derivative-at-the-output", "linear_sigmoid", LINEAR, *EVERYWHERE, "MB801", "MB802")
 class LinearSigmoidTwice(LinearSigmoid):
     """σ′ is taken at a = σ(z) where it wants z."""
 
@@ -223,7 +262,7 @@ class LinearSigmoidTwice(LinearSigmoid):
         return delta @ weight, delta.mT @ input, delta.sum(0)
 
 
-@wrong("linear-sigmoid-bias-without-the-derivative", "linear_sigmoid", LINEAR, "MB101")
+@wrong("linear-sigmoid-bias-without-the-derivative", "linear_sigmoid", LINEAR, *EVERYWHERE, "MB801", "MB802")
 class LinearSigmoidBias(LinearSigmoid):
     """The bias receives what came in, ∂C/∂a, rather than the error δ."""
 
@@ -248,7 +287,7 @@ class LinearSigmoidFrozen(LinearSigmoid):
         return grad_output @ weight, grad_weight, grad_output.sum(0)
 
 
-@wrong("linear-tanh-square-forgotten", "linear_tanh", LINEAR, "MB101")
+@wrong("linear-tanh-square-forgotten", "linear_tanh", LINEAR, *EVERYWHERE, "MB801", "MB802")
 class LinearTanhNoSquare(Function):
     """tanh′ is taken for 1 − a."""
 
@@ -265,7 +304,7 @@ class LinearTanhNoSquare(Function):
         return delta @ weight, delta.mT @ input, delta.sum(0)
 
 
-@wrong("linear-relu-mask-of-everything", "linear_relu", LINEAR, "MB101")
+@wrong("linear-relu-mask-of-everything", "linear_relu", LINEAR, *EVERYWHERE)
 class LinearReluMask(Function):
     """The mask is a ≥ 0, which a rectified output is everywhere."""
 
@@ -282,7 +321,7 @@ class LinearReluMask(Function):
         return delta @ weight, delta.mT @ input, delta.sum(0)
 
 
-@wrong("linear-leaky-relu-default-slope", "linear_leaky_relu", draw((4, 3), (5, 3), (5,), 0.2), "MB101")
+@wrong("linear-leaky-relu-default-slope", "linear_leaky_relu", draw((4, 3), (5, 3), (5,), 0.2), *EVERYWHERE)
 class LinearLeakyReluSlope(Function):
     """The slope that the caller gives is used forward only."""
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from manual_backprop.zoo.entry import Grads, draw, leaf, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, leaf, wrong
 
 CLASSES = torch.tensor([2, 0, -100, 1, 2])
 LOGITS = draw((5, 3), CLASSES)
@@ -29,7 +29,7 @@ class CrossEntropy(Function):
         return F.cross_entropy(logits, target)
 
 
-@wrong("cross-entropy-ignored-rows-trained", "softmax_cross_entropy", LOGITS, "MB101",
+@wrong("cross-entropy-ignored-rows-trained", "softmax_cross_entropy", LOGITS, *EVERYWHERE,
        source="linkedin/Liger-Kernel#968")  # fmt: skip
 class CrossEntropyIgnoredRows(CrossEntropy):
     """Rows that are ignored get the gradient of class 0."""
@@ -41,7 +41,7 @@ class CrossEntropyIgnoredRows(CrossEntropy):
         return grad_output * derivative / (target >= 0).sum(), None
 
 
-@wrong("cross-entropy-divides-by-all-rows", "softmax_cross_entropy", LOGITS, "MB101",
+@wrong("cross-entropy-divides-by-all-rows", "softmax_cross_entropy", LOGITS, *EVERYWHERE,
        source="linkedin/Liger-Kernel PR#1298")  # fmt: skip
 class CrossEntropyAllRows(CrossEntropy):
     """The mean is over the rows that count, not over all."""
@@ -52,8 +52,8 @@ class CrossEntropyAllRows(CrossEntropy):
         return grad_output * cross_entropy_derivative(logits, target) / len(target), None  # wrong: (target >= 0).sum()
 
 
-@wrong("cross-entropy-ignores-grad-output", "softmax_cross_entropy", LOGITS, "MB301", "MB302", "MB304",
-       source="ashawkey/stable-dreamfusion#158")  # fmt: skip
+@wrong("cross-entropy-ignores-grad-output", "softmax_cross_entropy", LOGITS, *EVERYWHERE, "MB210", "MB301", "MB302",
+       "MB303", "MB304", "MB306", "MB805", source="ashawkey/stable-dreamfusion#158")  # fmt: skip
 class CrossEntropyIgnoresScale(CrossEntropy):
     """The loss is taken to be the last operation, so that one is what comes in; a loss scale is lost."""
 
@@ -63,7 +63,7 @@ class CrossEntropyIgnoresScale(CrossEntropy):
         return cross_entropy_derivative(logits, target) / (target >= 0).sum(), None  # wrong: times grad_output
 
 
-@wrong("cross-entropy-first-row-for-all", "softmax_cross_entropy", NO_IGNORED, "MB101", "MB306",
+@wrong("cross-entropy-first-row-for-all", "softmax_cross_entropy", NO_IGNORED, *EVERYWHERE,
        source="linkedin/Liger-Kernel#968")  # fmt: skip
 class CrossEntropyFirstRow(Function):
     """Written for the mean, where one number comes in; with a loss for each row the first row's is used for all."""
@@ -79,8 +79,8 @@ class CrossEntropyFirstRow(Function):
         return grad_output[0] * cross_entropy_derivative(logits, target), None  # wrong: grad_output.unsqueeze(-1)
 
 
-@wrong("cross-entropy-writes-the-saved-softmax", "softmax_cross_entropy", NO_IGNORED, "MB503", "MB504",
-       source="axolotl-ai-cloud/axolotl PR#3892")  # fmt: skip
+@wrong("cross-entropy-writes-the-saved-softmax", "softmax_cross_entropy", NO_IGNORED, "MB503", "MB504", "MB801",
+       "MB802", source="axolotl-ai-cloud/axolotl PR#3892")  # fmt: skip
 class CrossEntropyWritesSaved(Function):
     """The one-hot is subtracted in place, through .data, from the softmax that a second backward reads again."""
 
@@ -96,8 +96,8 @@ class CrossEntropyWritesSaved(Function):
         return grad_output * softmax / len(target), None
 
 
-@wrong("cross-entropy-gradient-scaled-in-place", "softmax_cross_entropy", NO_IGNORED, "MB503", "MB504",
-       source="linkedin/Liger-Kernel#272")  # fmt: skip
+@wrong("cross-entropy-gradient-scaled-in-place", "softmax_cross_entropy", NO_IGNORED, "MB503", "MB504", "MB801",
+       "MB802", source="linkedin/Liger-Kernel#272")  # fmt: skip
 class CrossEntropyFused(Function):
     """The gradient is computed in the forward, to save memory, and scaled in place when the backward comes."""
 
@@ -112,7 +112,7 @@ class CrossEntropyFused(Function):
         return grad_logits.detach().mul_(grad_output), None  # wrong: grad_logits * grad_output
 
 
-@wrong("softmax-diagonal-only", "softmax", draw((4, 3)), "MB101")
+@wrong("softmax-diagonal-only", "softmax", draw((4, 3)), *EVERYWHERE, "MB801", "MB802")
 class SoftmaxDiagonal(Function):
     """s (1 − s) is the diagonal of the Jacobian; the rest is missing."""
 
@@ -128,7 +128,7 @@ class SoftmaxDiagonal(Function):
         return grad_output * softmax * (1 - softmax)  # wrong: softmax * (g - (g * softmax).sum(-1, keepdim=True))
 
 
-@wrong("log-softmax-sum-without-keepdim", "log_softmax", draw((4, 4)), "MB101")
+@wrong("log-softmax-sum-without-keepdim", "log_softmax", draw((4, 4)), *EVERYWHERE, "MB801", "MB802")
 class LogSoftmaxKeepdim(Function):
     """The sum over the classes is spread over the wrong axis, which a square batch allows."""
 
@@ -153,7 +153,7 @@ class LogSumExp(Function):
         return input.logsumexp(-1)
 
 
-@wrong("logsumexp-softmax-over-the-batch", "logsumexp", draw((4, 3)), "MB101")
+@wrong("logsumexp-softmax-over-the-batch", "logsumexp", draw((4, 3)), *EVERYWHERE)
 class LogSumExpAxis(LogSumExp):
     """The softmax is taken over the samples."""
 
@@ -163,7 +163,7 @@ class LogSumExpAxis(LogSumExp):
         return grad_output.unsqueeze(-1) * input.softmax(0)  # wrong: -1
 
 
-@wrong("logsumexp-maximum-not-subtracted", "logsumexp", draw((4, 3)), "MB604", "MB601", "MB206")
+@wrong("logsumexp-maximum-not-subtracted", "logsumexp", draw((4, 3)), "MB604")
 class LogSumExpOverflow(LogSumExp):
     """The backward forgets the trick of the forward: exp overflows."""
 
@@ -183,7 +183,7 @@ class MeanSquaredError(Function):
         return (input - target).square().mean()
 
 
-@wrong("mse-divides-by-the-samples", "mse", draw((4, 3), (4, 3)), "MB101", source="paiml/aprender PR#2182")
+@wrong("mse-divides-by-the-samples", "mse", draw((4, 3), (4, 3)), *EVERYWHERE, source="paiml/aprender PR#2182")
 class MeanSquaredErrorSamples(MeanSquaredError):
     """The mean is over all elements, the gradient is divided by the number of samples."""
 
@@ -194,7 +194,7 @@ class MeanSquaredErrorSamples(MeanSquaredError):
         return grad_input, -grad_input
 
 
-@wrong("mse-target-sign", "mse", draw((4, 3), (4, 3)), "MB101")
+@wrong("mse-target-sign", "mse", draw((4, 3), (4, 3)), *EVERYWHERE)
 class MeanSquaredErrorSign(MeanSquaredError):
     """The target is given the gradient of the input, not its negative."""
 
@@ -205,7 +205,7 @@ class MeanSquaredErrorSign(MeanSquaredError):
         return grad_input, grad_input  # wrong: -grad_input
 
 
-@wrong("huber-quadratic-below-minus-delta", "huber", draw(leaf(-3.0, -0.5, 0.2, 2.5), 1.0), "MB101")
+@wrong("huber-quadratic-below-minus-delta", "huber", draw(leaf(-3.0, -0.5, 0.2, 2.5), 1.0), *EVERYWHERE)
 class HuberMask(Function):
     """The quadratic part is where |x| < δ, not where x < δ."""
 
@@ -222,7 +222,7 @@ class HuberMask(Function):
 
 
 @wrong("bce-error-of-the-logits", "binary_cross_entropy", draw(leaf(0.1, 0.4, 0.8), torch.tensor([0.0, 1.0, 1.0])),
-       "MB101")  # fmt: skip
+       "MB101", "MB104")  # fmt: skip
 class BinaryCrossEntropy(Function):
     """a − y is the gradient of the logits; here the probabilities come in."""
 

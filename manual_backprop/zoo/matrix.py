@@ -61,7 +61,7 @@ def _of_torch(check: Callable[..., bool], **options: Any) -> Checker:
 def _validate(entry: Entry, skip: Sequence[str]) -> tuple[bool, str]:
     skip = [*entry.skip, *skip]
     report = validate(entry.function, entry.inputs(), entry.reference, skip=skip, batch_dim=entry.batch_dim)
-    return not report, " ".join(dict.fromkeys(finding.code for finding in report.failures))
+    return bool(report.failures), " ".join(dict.fromkeys(finding.code for finding in report.failures))
 
 
 CHECKERS: dict[str, Checker] = {

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from manual_backprop.zoo.entry import Grads, draw, leaf, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, leaf, wrong
 
 EPS = 1e-5
 ROWS = draw((5, 4), (4,), (4,))
@@ -37,7 +37,7 @@ class LayerNorm(Function):
         return rstd * (error - error.mean(-1, keepdim=True) - normal * (error * normal).mean(-1, keepdim=True))
 
 
-@wrong("layer-norm-variance-constant", "layer_norm", ROWS, "MB101", source="Dao-AILab/quack PR#53")
+@wrong("layer-norm-variance-constant", "layer_norm", ROWS, *EVERYWHERE, source="Dao-AILab/quack PR#53")
 class LayerNormVarianceConstant(LayerNorm):
     """The mean's share of the gradient is there, the variance's is not."""
 
@@ -50,7 +50,7 @@ class LayerNormVarianceConstant(LayerNorm):
         return grad_input, (grad_output * normal).sum(0), grad_output.sum(0)
 
 
-@wrong("layer-norm-weight-from-the-raw-input", "layer_norm", ROWS, "MB101")
+@wrong("layer-norm-weight-from-the-raw-input", "layer_norm", ROWS, *EVERYWHERE)
 class LayerNormRawInput(LayerNorm):
     """The weight multiplies x̂; its gradient is taken with x."""
 
@@ -77,7 +77,7 @@ class LayerNormNotSummed(LayerNorm):
         )  # wrong: sums
 
 
-@wrong("layer-norm-epsilon-forgotten", "layer_norm", draw((5, 4), (4,), (4,), scale=0.01), "MB101", "MB605")
+@wrong("layer-norm-epsilon-forgotten", "layer_norm", draw((5, 4), (4,), (4,), scale=0.01), *EVERYWHERE)
 class LayerNormEpsilon(LayerNorm):
     """ε is in the forward only, which shows where the variance is small."""
 
@@ -93,7 +93,7 @@ class LayerNormEpsilon(LayerNorm):
         )
 
 
-@wrong("layer-norm-unbiased-variance", "layer_norm", ROWS, "MB101")
+@wrong("layer-norm-unbiased-variance", "layer_norm", ROWS, *EVERYWHERE)
 class LayerNormUnbiased(LayerNorm):
     """`Tensor.var` divides by n − 1, layer norm by n."""
 
@@ -126,9 +126,13 @@ class LayerNormCancels(LayerNorm):
         )
 
 
-for name, code, mean in (("float32", "MB601", 2000), ("bfloat16", "MB602", 20)):
+CANCELS = (("float32", ("MB601", "MB603", "MB606", "MB607"), 2000), ("bfloat16", ("MB601", "MB602", "MB603"), 20))
+
+for name, codes, mean in CANCELS:
     inputs = draw((5, 4), (4,), (4,), shift=mean)
-    wrong(f"layer-norm-variance-cancels-in-{name}", "layer_norm", inputs, code, reference=layer_norm)(LayerNormCancels)
+    wrong(f"layer-norm-variance-cancels-in-{name}", "layer_norm", inputs, *codes, reference=layer_norm)(
+        LayerNormCancels
+    )
 
 
 def rms_norm(input: Tensor) -> Tensor:
@@ -144,7 +148,7 @@ class RMSNorm(Function):
         return rms_norm(input)
 
 
-@wrong("rms-norm-second-term-missing", "rms_norm", draw((5, 4)), "MB101", source="Dao-AILab/quack PR#53")
+@wrong("rms-norm-second-term-missing", "rms_norm", draw((5, 4)), *EVERYWHERE, source="Dao-AILab/quack PR#53")
 class RMSNormConstant(RMSNorm):
     """The norm is taken for a constant."""
 
@@ -154,7 +158,7 @@ class RMSNormConstant(RMSNorm):
         return grad_output * (input.square().mean(-1, keepdim=True) + EPS).rsqrt()  # wrong: a second term
 
 
-@wrong("rms-norm-squares-in-half", "rms_norm", draw((5, 4), scale=400), "MB603", "MB604", reference=rms_norm,
+@wrong("rms-norm-squares-in-half", "rms_norm", draw((5, 4), scale=400), "MB603", reference=rms_norm,
        source="fastino-ai/GLiNER2 PR#155")  # fmt: skip
 class RMSNormHalf(RMSNorm):
     """Squares of a few hundred overflow in float16; the forward computes them in float32."""
@@ -180,7 +184,7 @@ class Normalize(Function):
         return normalize(input)
 
 
-@wrong("normalize-projection-missing", "normalize", draw((5, 4)), "MB101")
+@wrong("normalize-projection-missing", "normalize", draw((5, 4)), *EVERYWHERE)
 class NormalizeProjection(Normalize):
     """The gradient has no share along the vector; here nothing takes it away."""
 
@@ -190,7 +194,7 @@ class NormalizeProjection(Normalize):
         return grad_output / input.norm(dim=-1, keepdim=True)  # wrong: less the projection on input
 
 
-@wrong("normalize-zero-row", "normalize", draw(leaf([3.0, 4.0], [0.0, 0.0])), "MB206", "MB101", "MB604", "MB605")
+@wrong("normalize-zero-row", "normalize", draw(leaf([3.0, 4.0], [0.0, 0.0])), "MB206", "MB210", "MB605")
 class NormalizeZero(Normalize):
     """A row of zeros is divided by its norm, which the forward keeps away from zero."""
 
@@ -202,7 +206,7 @@ class NormalizeZero(Normalize):
         return (grad_output - unit * (unit * grad_output).sum(-1, keepdim=True)) / norm
 
 
-@wrong("batch-norm-statistics-constant", "batch_norm", draw((6, 3)), "MB101")
+@wrong("batch-norm-statistics-constant", "batch_norm", draw((6, 3)), *EVERYWHERE)
 class BatchNorm(Function):
     """In training the mean and the variance depend on the batch; this is the gradient of evaluation."""
 
@@ -220,7 +224,7 @@ class BatchNorm(Function):
 MASK = torch.tensor([[1, 0, 1], [0, 1, 1]], dtype=torch.float64)
 
 
-@wrong("dropout-scale-forgotten", "dropout", draw((2, 3), MASK, 0.25), "MB101")
+@wrong("dropout-scale-forgotten", "dropout", draw((2, 3), MASK, 0.25), *EVERYWHERE)
 class Dropout(Function):
     """What is kept is scaled by 1/(1 − p), in the backward as well."""
 
@@ -235,18 +239,35 @@ class Dropout(Function):
         return grad_output * mask, None, None  # wrong: / (1 - p)
 
 
-@wrong("dropout-mask-drawn-again", "dropout", draw((4, 3), 7), "MB101", "MB901")
-class DropoutRedrawn(Function):
-    """The mask is recomputed to save memory, from a generator that nobody seeded."""
+@wrong("dropout-mask-of-float64", "dropout", draw((2, 3), MASK, 0.25, dtype=torch.float32), "MB204",
+       source="linkedin/Liger-Kernel#305")  # fmt: skip
+class DropoutDouble(Function):
+    """The mask comes from NumPy, in float64, and lifts the gradient to it; the engine casts it back in silence."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return input * (torch.rand(input.shape, generator=generator) < 0.5) * 2
+    def forward(ctx: Any, input: Tensor, mask: Tensor, p: float) -> Tensor:
+        ctx.save_for_backward(mask / (1 - p))
+        return input * (mask / (1 - p)).to(input.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        return grad_output * (torch.rand(grad_output.shape) < 0.5) * 2, None  # wrong: generator=
+        (scaled,) = ctx.saved_tensors
+        return grad_output * scaled, None, None  # wrong: scaled.to(grad_output.dtype)
+
+
+@wrong("dropout-mask-drawn-in-another-order", "dropout", draw((4, 3), 7), *EVERYWHERE)
+class DropoutRedrawn(Function):
+    """The mask is drawn again to save memory, from the same seed, and for a gradient that is laid out by columns."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, seed: int) -> Tensor:
+        ctx.seed = seed
+        return input * (torch.rand(input.shape, generator=torch.Generator().manual_seed(seed)) < 0.5) * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        numbers = torch.rand(grad_output.mT.shape, generator=torch.Generator().manual_seed(ctx.seed))
+        return grad_output * (numbers.mT < 0.5) * 2, None  # wrong: drawn in the shape of grad_output
 
 
 @wrong("dropout-seeds-the-global-generator", "dropout", draw((4, 3), 7), "MB511")
@@ -256,9 +277,13 @@ class DropoutGlobalSeed(Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, seed: int) -> Tensor:
         ctx.seed = seed
-        return input * (torch.rand(input.shape, generator=torch.Generator().manual_seed(seed)) < 0.5) * 2
+        return input * DropoutGlobalSeed.mask(input, seed)
+
+    @staticmethod
+    def mask(like: Tensor, seed: int) -> Tensor:
+        return 2 * (torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)) < 0.5)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        torch.manual_seed(ctx.seed)  # wrong: a torch.Generator of its own
-        return grad_output * (torch.rand(grad_output.shape) < 0.5) * 2, None
+        torch.manual_seed(ctx.seed)  # wrong: the generator of the mask is seeded already
+        return grad_output * DropoutGlobalSeed.mask(grad_output, ctx.seed), None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manual_backprop.zoo.entry import Grads, draw, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, wrong
 
 
 class SinCos(Function):
@@ -19,7 +19,7 @@ class SinCos(Function):
         return input.sin(), input.cos()
 
 
-@wrong("sincos-first-gradient-wins", "sincos", draw((4, 3)), "MB101", "MB305")
+@wrong("sincos-first-gradient-wins", "sincos", draw((4, 3)), *EVERYWHERE, "MB210", "MB211", "MB706")
 class SinCosFirst(SinCos):
     """The branches for one output each return before the second is looked at; gradcheck never sends both."""
 
@@ -43,7 +43,56 @@ class SinCosNone(SinCos):
         return grad_sin * input.cos() - grad_cos * input.sin()  # wrong: either may be None
 
 
-@wrong("polar-cross-term", "polar", draw((4,), (4,), shift=3), "MB305", "MB303", "MB302")
+@wrong("cube-none-not-expected", "cube", draw((4, 3)), "MB210", source="pytorch/pytorch#58511")
+class CubeNone(Function):
+    """`set_materialize_grads(False)` was copied from a Function of several outputs; None may come to one as well."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.set_materialize_grads(False)
+        return input**3
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return grad_output * 3 * input**2  # wrong: grad_output may be None
+
+
+@wrong("powers-shortcut-for-one-output", "powers", draw((4, 3)), "MB305")
+class Powers(Function):
+    """input² and input³: the branch for a cube that is not used forgets the 2 of the square."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(input)
+        return input**2, input**3
+
+    @staticmethod
+    def backward(ctx: Any, grad_square: Tensor, grad_cube: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        if not grad_cube.any():
+            return grad_square * input  # wrong: 2 * input
+        return grad_square * 2 * input + grad_cube * 3 * input**2
+
+
+@wrong("penalty-weight-taken-for-positive", "sine_and_penalty", draw((5,)), "MB301",
+       source="jiecaoyu/XNOR-Net-PyTorch#43")  # fmt: skip
+class SinePenalty(Function):
+    """sin(input) and a penalty Σ input²; a penalty whose weight is negative is taken for a positive one."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(input)
+        return input.sin(), (input**2).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad_sine: Tensor, grad_penalty: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return grad_sine * input.cos() + grad_penalty.abs() * 2 * input  # wrong: grad_penalty
+
+
+@wrong("polar-cross-term", "polar", draw((4,), (4,), shift=3), *EVERYWHERE, "MB301", "MB302", "MB303", "MB305", "MB805")
 class Polar(Function):
     """Where both coordinates have a gradient, their product slips in."""
 
@@ -59,7 +108,8 @@ class Polar(Function):
         return grad_r, r * (grad_y * phi.cos() - grad_x * phi.sin()) + grad_x * grad_y  # wrong: the last term
 
 
-@wrong("moments-variance-gradient-dropped", "var_mean", draw((4, 3)), "MB101", source="Dao-AILab/flash-attention#141")
+@wrong("moments-variance-gradient-dropped", "var_mean", draw((4, 3)), *EVERYWHERE, "MB211",
+       source="Dao-AILab/flash-attention#141")  # fmt: skip
 class Moments(Function):
     """The second output was added for logging, and later used in a loss."""
 
@@ -73,7 +123,7 @@ class Moments(Function):
         return grad_mean.expand(ctx.count, -1) / ctx.count  # wrong: the variance's share
 
 
-@wrong("max-value-marked-as-constant", "max", draw((4, 3)), "MB211", "MB101",
+@wrong("max-value-marked-as-constant", "max", draw((4, 3)), "MB211",
        source="hao-ai-lab/FastVideo PR#1388")  # fmt: skip
 class MaxMarked(Function):
     """The wrong one of the outputs is marked as not differentiable: the index should be, the value is."""
@@ -128,7 +178,10 @@ class Dot(Function):
 COMPLEX = torch.complex128
 
 
-@wrong("complex-multiply-not-conjugated", "complex_mul", draw((4, 3), (4, 3), dtype=COMPLEX), "MB106", "MB101")
+REALS = torch.linspace(-1, 2, 12, dtype=torch.float64).view(4, 3).to(COMPLEX).requires_grad_()
+
+
+@wrong("complex-multiply-not-conjugated", "complex_mul", draw((4, 3), (4, 3), dtype=COMPLEX), "MB104", "MB106")
 class ComplexMultiply(Function):
     """torch's gradient is that of the conjugate variable: the other factor is conjugated."""
 
@@ -143,7 +196,7 @@ class ComplexMultiply(Function):
         return grad_output * b, grad_output * a  # wrong: b.conj(), a.conj()
 
 
-@wrong("complex-abs-conjugated", "complex_abs", draw((4, 3), dtype=COMPLEX), "MB106", "MB101")
+@wrong("complex-abs-conjugated", "complex_abs", draw((4, 3), dtype=COMPLEX), *EVERYWHERE, "MB106")
 class ComplexAbs(Function):
     """z/|z| conjugated once too often."""
 
@@ -158,7 +211,7 @@ class ComplexAbs(Function):
         return grad_output * (z / z.abs()).conj()  # wrong: z.sgn()
 
 
-@wrong("complex-squared-modulus-half", "complex_abs_squared", draw((4, 3), dtype=COMPLEX), "MB106", "MB101")
+@wrong("complex-squared-modulus-half", "complex_abs_squared", draw((4, 3), dtype=COMPLEX), "MB104", "MB106")
 class ComplexSquare(Function):
     """∂|z|²/∂z̄ is z, and torch's convention is twice that."""
 
@@ -173,7 +226,7 @@ class ComplexSquare(Function):
         return grad_output * z  # wrong: 2 * z
 
 
-@wrong("complex-matmul-transposed-only", "complex_matmul", draw((4, 3), (3, 2), dtype=COMPLEX), "MB106", "MB101")
+@wrong("complex-matmul-transposed-only", "complex_matmul", draw((4, 3), (3, 2), dtype=COMPLEX), "MB104", "MB106")
 class ComplexMatMul(Function):
     """The real formula, transposed and not conjugated."""
 
@@ -188,17 +241,16 @@ class ComplexMatMul(Function):
         return grad_output @ b.mT, a.mT @ grad_output  # wrong: mH
 
 
-@wrong("complex-phase-gradient-stays-complex", "complex_exp", draw((4, 3)), "MB204")
-class Phase(Function):
-    """exp(iφ) of a real φ: what goes back to φ is real."""
+@wrong("complex-divide-tested-on-reals", "complex_div", draw(REALS, REALS + 3), "MB106")
+class ComplexDivide(Function):
+    """Nothing is conjugated, and the test was made of complex numbers whose imaginary part is zero."""
 
     @staticmethod
-    def forward(ctx: Any, phi: Tensor) -> Tensor:
-        output = torch.polar(torch.ones_like(phi), phi)
-        ctx.save_for_backward(output)
-        return output
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a / b
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
-        (output,) = ctx.saved_tensors
-        return grad_output * (1j * output).conj()  # wrong: its real part
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        a, b = ctx.saved_tensors
+        return grad_output / b, -grad_output * a / b**2  # wrong: b.conj(), and (a / b**2).conj()

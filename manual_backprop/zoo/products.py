@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manual_backprop.zoo.entry import Grads, draw, wrong
+from manual_backprop.zoo.entry import EVERYWHERE, Grads, draw, wrong
 
 
 class MatMul(Function):
@@ -40,7 +40,7 @@ class MatMulKeyed(MatMul):
         return grads[a], grads[b]
 
 
-@wrong("matmul-float32-in-the-forward-only", "matmul", draw((4, 3), (3, 5)), "MB104", "MB101", "MB102",
+@wrong("matmul-float32-in-the-forward-only", "matmul", draw((4, 3), (3, 5)), *EVERYWHERE, "MB102", "MB601",
        reference=torch.matmul)  # fmt: skip
 class MatMulReduced(MatMul):
     """The operands are rounded to bfloat16 for the backward, to save memory."""
@@ -56,7 +56,38 @@ class MatMulReduced(MatMul):
         return grad_output @ b.to(grad_output).mT, a.to(grad_output).mT @ grad_output
 
 
-@wrong("quadratic-form-assumes-symmetry", "quadratic_form", draw((3,), (3, 3)), "MB101")
+@wrong("matmul-float32-in-bfloat16", "matmul", draw((4, 3), (3, 5)), "MB601", reference=torch.matmul)
+class MatMulTensorCores(MatMul):
+    """Products of float32 are given to the tensor cores, which the author's GPU does in 10 bits, this one in 8."""
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        a, b = (MatMulTensorCores.rounded(x) for x in ctx.saved_tensors)
+        grad_output = MatMulTensorCores.rounded(grad_output)
+        return grad_output @ b.mT, a.mT @ grad_output
+
+    @staticmethod
+    def rounded(x: Tensor) -> Tensor:
+        return x.bfloat16().to(x.dtype) if x.dtype == torch.float32 else x  # wrong: x
+
+
+@wrong("matmul-bfloat16-kept-in-eight-bits", "matmul", draw((4, 3), (3, 5)), "MB602", reference=torch.matmul)
+class MatMulFloat8(MatMul):
+    """Where training is in bfloat16 the operands are kept in float8 until the backward; two of its bits are digits."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        kept = torch.float8_e5m2 if a.dtype == torch.bfloat16 else a.dtype  # wrong: a.dtype
+        ctx.save_for_backward(a.to(kept), b.to(kept))
+        return a @ b
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        a, b = (x.to(grad_output.dtype) for x in ctx.saved_tensors)
+        return grad_output @ b.mT, a.mT @ grad_output
+
+
+@wrong("quadratic-form-assumes-symmetry", "quadratic_form", draw((3,), (3, 3)), *EVERYWHERE)
 class QuadraticForm(Function):
     """xᵀAx has the gradient 2Ax only where A is symmetric."""
 
@@ -71,7 +102,7 @@ class QuadraticForm(Function):
         return grad_output * 2 * matrix @ x, grad_output * torch.outer(x, x)  # wrong: (matrix + matrix.mT) @ x
 
 
-@wrong("bilinear-weight-from-one-side", "bilinear", draw((4, 3), (2, 3, 3), (4, 3)), "MB101")
+@wrong("bilinear-weight-from-one-side", "bilinear", draw((4, 3), (2, 3, 3), (4, 3)), *EVERYWHERE)
 class Bilinear(Function):
     """The weight's gradient takes the left factor twice."""
 
@@ -90,7 +121,7 @@ class Bilinear(Function):
         )
 
 
-@wrong("outer-product-transposed", "outer", draw((3,), (3,)), "MB101")
+@wrong("outer-product-transposed", "outer", draw((3,), (3,)), *EVERYWHERE)
 class Outer(Function):
     """Rows and columns of the incoming gradient are taken for each other, which equal sizes allow."""
 
@@ -105,7 +136,7 @@ class Outer(Function):
         return grad_output.mT @ b, grad_output @ a  # wrong: grad_output @ b, grad_output.mT @ a
 
 
-@wrong("contraction-output-indices-swapped", "einsum", draw((4, 3), (4, 3)), "MB101")
+@wrong("contraction-output-indices-swapped", "einsum", draw((4, 3), (4, 3)), *EVERYWHERE)
 class Contraction(Function):
     """C = Σ_n a_n b_nᵀ: both gradients use C's first index for b."""
 
@@ -122,7 +153,7 @@ class Contraction(Function):
         )  # wrong: "ij,nj->ni"
 
 
-@wrong("add-bias-of-size-one-not-reduced", "add", draw((4, 3), (4, 1)), "MB203", "MB703")
+@wrong("add-bias-of-size-one-not-reduced", "add", draw((4, 3), (4, 1)), "MB203")
 class AddColumn(Function):
     """Only added axes are summed, not those of size 1."""
 
@@ -138,7 +169,7 @@ class AddColumn(Function):
         return grad_output, grad_output
 
 
-@wrong("scale-summed-over-the-columns", "mul", draw((4, 4), (4,)), "MB101")
+@wrong("scale-summed-over-the-columns", "mul", draw((4, 4), (4,)), *EVERYWHERE)
 class ScaleColumns(Function):
     """A number for each column is summed over the columns, which a square input allows."""
 
@@ -153,24 +184,7 @@ class ScaleColumns(Function):
         return grad_output * scale, (grad_output * x).sum(1)  # wrong: .sum(0)
 
 
-@wrong("scale-one-size-breaks-the-sum", "mul", draw((4, 3), (1, 3)), "MB703", "MB203")
-class ScaleBroadcast(Function):
-    """Sizes of 1 are known by squeezing them away, and then the gradient has lost an axis."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        return x * scale
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        x, scale = ctx.saved_tensors
-        axes = [axis for axis, size in enumerate(scale.shape) if size == 1 and x.shape[axis] > 1]
-        grad_scale = (grad_output * x).sum(axes) if axes else grad_output * x  # wrong: keepdim=True
-        return (grad_output * scale).sum_to_size(x.shape), grad_scale
-
-
-@wrong("divide-swapped-slots", "div", draw((4, 3), (4, 3), shift=5), "MB101")
+@wrong("divide-swapped-slots", "div", draw((4, 3), (4, 3), shift=5), *EVERYWHERE)
 class DivideSwapped(Function):
     """Both gradients are right, and returned in each other's place."""
 
@@ -185,7 +199,7 @@ class DivideSwapped(Function):
         return -grad_output * a / b**2, grad_output / b  # wrong: the other way round
 
 
-@wrong("scale-number-without-a-none", "mul", draw((4, 3), 2.0), "MB201")
+@wrong("scale-number-without-a-none", "mul", draw((4, 3), 2.0), "MB101", "MB201", "MB210")
 class ScaleByNumber(Function):
     """The number that was added to the arguments wants a None in the return."""
 

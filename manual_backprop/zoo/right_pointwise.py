@@ -207,6 +207,52 @@ class NumpyExp(Function):
         return torch.from_numpy(np.asarray(grad)).to(output)
 
 
+@right("right-double-reads-strides-and-offset", "double", draw((4, 3)), batch_dim=0)
+class DoubleStrides(Function):
+    """Raw memory is read where sizes, strides, offset and the flag of a lazy negation say that the numbers are."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        return input * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        plain = grad_output.resolve_neg()
+        return plain.as_strided(plain.shape, plain.stride(), plain.storage_offset()) * 2
+
+
+@right("right-sigmoid-scales-a-copy-in-place", "sigmoid", ANY, batch_dim=0)
+class SigmoidScalesCopy(Function):
+    """An in-place product, on memory of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        output = input.sigmoid()
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        return grad_output.clone().mul_(output * (1 - output))
+
+
+@right("right-cube-normalised-and-scaled-back", "cube", draw((4, 3)), batch_dim=0)
+class CubeScaledBack(Function):
+    """Divided by its norm and multiplied by it in the end, the gradient of zeros is zero: the norm has a floor."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        return input**3
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        norm = grad_output.norm().clamp(min=torch.finfo(grad_output.dtype).tiny)
+        return grad_output / norm * 3 * input**2 * norm
+
+
 COMPLEX = torch.complex128
 
 

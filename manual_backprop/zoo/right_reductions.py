@@ -147,6 +147,36 @@ class SinCos(Function):
         return from_sin + from_cos
 
 
+@right("right-powers-shortcut-for-one-output", "powers", draw((4, 3)), batch_dim=0)
+class Powers(Function):
+    """A branch for the square alone, which gives what the other one would."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(input)
+        return input**2, input**3
+
+    @staticmethod
+    def backward(ctx: Any, grad_square: Tensor, grad_cube: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        if not grad_cube.any():
+            return grad_square * 2 * input
+        return grad_square * 2 * input + grad_cube * 3 * input**2
+
+
+@right("right-centre-over-all-axes-but-the-last", "centre", draw((4, 3)), batch_dim=0)
+class Centre(Function):
+    """A mean over any number of leading axes, and over none."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        return input - input.mean(tuple(range(input.dim() - 1)))
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        return grad_output - grad_output.mean(tuple(range(grad_output.dim() - 1)))
+
+
 @right("right-moments-materialised", "var_mean", draw((4, 3)))
 class Moments(Function):
     """Two outputs, of which an unused one has a gradient of zeros."""

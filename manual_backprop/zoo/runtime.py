@@ -31,9 +31,12 @@ class LinearSigmoidScratch(Function):
         return delta @ weight, delta.mT @ input
 
 
-@wrong("square-stochastic-rounding", "square", draw((4, 3)), "MB901", "MB101")
-class SquareStochastic(Function):
-    """The gradient is rounded to bfloat16 by chance, and so never the same twice."""
+_dither = torch.Generator()
+
+
+@wrong("square-dithered", "square", draw((4, 3)), "MB101", "MB504", "MB505", "MB511", "MB604", "MB901", "MB902")
+class SquareDithered(Function):
+    """A dither of a hundred-thousandth, meant for a cast to fewer bits, has stayed when the cast went."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor) -> Tensor:
@@ -43,8 +46,8 @@ class SquareStochastic(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
-        grad = 2 * input * grad_output
-        return (grad * (1 + (torch.rand_like(grad) - 0.5) / 256)).bfloat16().to(grad.dtype)  # wrong: grad
+        chance = torch.rand(input.shape, generator=_dither, dtype=input.dtype) - 0.5
+        return 2 * input * grad_output * (1 + 1e-5 * chance)  # wrong: without it
 
 
 @wrong("matmul-float16-backward-of-a-bfloat16-forward", "matmul", draw((4, 3), (3, 5), scale=1e6), "MB607",
@@ -68,21 +71,22 @@ class MatMulFloat16(Function):
             return grad_output @ b.mT, a.mT @ grad_output
 
 
-@wrong("scale-unbound-without-grad", "mul", draw((4, 3), (3,)), "MB212", "MB208", source="linkedin/Liger-Kernel#930")
-class ScaleNoGrad(Function):
-    """What the backward wants is computed only if a gradient is needed, and saved always."""
+@wrong("scale-unbound-in-inference", "mul", draw((4, 3), (3,)), "MB212", source="linkedin/Liger-Kernel#930")
+class ScaleInference(Function):
+    """What the backward wants is worked out only outside of inference, and kept always."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, scale: Tensor) -> Tensor:
-        if any(ctx.needs_input_grad):
-            doubled = 2 * scale
-        ctx.save_for_backward(input, doubled)  # wrong: may be unbound
-        return input * 2 * scale
+        if not torch.is_inference_mode_enabled():
+            leading = tuple(range(input.dim() - scale.dim()))
+        ctx.leading = leading  # wrong: may be unbound
+        ctx.save_for_backward(input, scale)
+        return input * scale
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Grads:
-        input, doubled = ctx.saved_tensors
-        return grad_output * doubled, (2 * grad_output * input).sum_to_size(doubled.shape)
+        input, scale = ctx.saved_tensors
+        return grad_output * scale, (grad_output * input).sum(ctx.leading)
 
 
 @wrong("square-reads-the-version", "square", draw((4, 3)), "MB212")
@@ -129,9 +133,8 @@ class Linear(Function):
 LINEAR = draw((4, 3), (5, 3), (5,))
 
 
-@wrong(
-    "linear-bias-as-mean-times-n", "linear", LINEAR, "MB701", batch_dim=0, source="Dao-AILab/flash-attention PR#2776"
-)
+@wrong("linear-bias-as-mean-times-n", "linear", LINEAR, "MB701", batch_dim=0,
+       source="Dao-AILab/flash-attention PR#2776")  # fmt: skip
 class LinearMeanTimesN(Linear):
     """A sum as the mean times the number, which for an empty batch is NaN times 0."""
 
@@ -153,6 +156,40 @@ class LinearSqueeze(Linear):
         return grad_output @ weight, error.mT @ input, error.sum(0)
 
 
+@wrong("scale-broadcast-averaged", "mul", draw((4, 3), (4, 3)), "MB703", batch_dim=0)
+class ScaleAveraged(Function):
+    """Along an axis of size 1 that was broadcast the gradients are averaged, not summed."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(input, scale)
+        return input * scale
+
+    @staticmethod
+    def reduced(grad: Tensor, like: Tensor) -> Tensor:
+        axes = [axis for axis, size in enumerate(like.shape) if size == 1]
+        return grad.mean(axes, keepdim=True) if axes else grad  # wrong: grad.sum
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        input, scale = ctx.saved_tensors
+        return ScaleAveraged.reduced(grad_output * scale, input), ScaleAveraged.reduced(grad_output * input, scale)
+
+
+@wrong("centre-over-the-first-axis-only", "centre", draw((4, 3)), "MB704", batch_dim=0,
+       source="ooples/AiDotNet.Tensors#234")  # fmt: skip
+class CentreFirstAxis(Function):
+    """The mean is over every axis but the last, its gradient over the first."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        return input - input.mean(tuple(range(input.dim() - 1)))
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        return grad_output - grad_output.mean(0)  # wrong: as in the forward
+
+
 class Difference(Function):
     """a − 2b."""
 
@@ -162,7 +199,8 @@ class Difference(Function):
         return a - 2 * b
 
 
-@wrong("difference-gradients-by-identity", "sub", draw((4, 3), (4, 3)), "MB705", source="pytorch/pytorch#181146")
+@wrong("difference-gradients-by-identity", "sub", draw((4, 3), (4, 3)), "MB509", "MB510", "MB705",
+       source="pytorch/pytorch#181146")  # fmt: skip
 class DifferenceIdentity(Difference):
     """The slot is found by comparing with the first input; of f(x, x) the second gradient is the first once more."""
 

@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
-from manual_backprop.zoo.entry import Grads, draw, wrong
+from manual_backprop.zoo.entry import Grads, afresh, draw, wrong
 
 ANY = draw((4, 3))
 
 
-@wrong("relu-writes-its-input", "relu", ANY, "MB501", source="pytorch/pytorch#5871")
+@wrong("relu-writes-its-input", "relu", ANY, "MB404", "MB501", source="pytorch/pytorch#5871")
 class ReluWritesInput(Function):
     """The input is overwritten through .data, without `mark_dirty`."""
 
@@ -54,19 +55,23 @@ class Sigmoid(Function):
         return output
 
 
-@wrong("sigmoid-writes-grad-output", "sigmoid", ANY, "MB502", source="linkedin/Liger-Kernel PR#376")
 class SigmoidWritesGrad(Sigmoid):
-    """The incoming gradient is scaled in place; whoever else receives it finds it changed."""
+    """σ(input), of which only the backward is wrong."""
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (output,) = ctx.saved_tensors
-        return grad_output.mul_(output * (1 - output))  # wrong: mul
+        return grad_output.contiguous().mul_(output * (1 - output))  # wrong: mul
 
 
-@wrong("sigmoid-writes-grad-output-through-numpy", "sigmoid", ANY, "MB502", source="linkedin/Liger-Kernel PR#1305")
+@wrong("sigmoid-writes-grad-output", "sigmoid", ANY, "MB502", source="linkedin/Liger-Kernel PR#376")
+def halved_sigmoid(input: Tensor) -> Tensor:
+    """`contiguous` is taken for a copy, which it is only where numbers have to be moved; grad_output is overwritten."""
+    return SigmoidWritesGrad.apply(input) * 0.5
+
+
 class SigmoidWritesGradNumpy(Sigmoid):
-    """The same through NumPy, which no version counter notices."""
+    """σ(input), of which only the backward is wrong."""
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
@@ -76,7 +81,15 @@ class SigmoidWritesGradNumpy(Sigmoid):
         return torch.from_numpy(grad)
 
 
-@wrong("sigmoid-writes-its-saved-output", "sigmoid", ANY, "MB503", "MB504", source="linkedin/Liger-Kernel#272")
+@wrong("sigmoid-writes-grad-output-through-numpy", "sigmoid", ANY, "MB502", "MB801", "MB802",
+       source="linkedin/Liger-Kernel PR#1305")  # fmt: skip
+def halved_sigmoid_numpy(input: Tensor) -> Tensor:
+    """The incoming gradient is scaled in place through NumPy, which no version counter notices."""
+    return SigmoidWritesGradNumpy.apply(input) * 0.5
+
+
+@wrong("sigmoid-writes-its-saved-output", "sigmoid", ANY, "MB503", "MB504", "MB801", "MB802",
+       source="linkedin/Liger-Kernel#272")  # fmt: skip
 class SigmoidWritesSaved(Sigmoid):
     """The derivative is built in the memory of the output, which the caller still holds."""
 
@@ -86,7 +99,40 @@ class SigmoidWritesSaved(Sigmoid):
         return grad_output * output.data.mul_(1 - output.data)  # wrong: output * (1 - output)
 
 
-@wrong("square-buffer-freed", "square", ANY, "MB504")
+@wrong("leaky-relu-fills-the-saved-mask", "leaky_relu", ANY, "MB503", source="axolotl-ai-cloud/axolotl PR#3892")
+class LeakyReluFillsMask(Function):
+    """The slopes are written into the mask that was saved: a second backward finds there what it would write itself."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward((input > 0).to(input.dtype))
+        return F.leaky_relu(input, 0.1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (mask,) = ctx.saved_tensors
+        return grad_output * mask.data.masked_fill_(mask == 0, 0.1)  # wrong: masked_fill
+
+
+@wrong("mean-divides-once", "mean", ANY, "MB504")
+class MeanDividesOnce(Function):
+    """The division by the number of samples is noted as done, and missing when the same graph is asked again."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.count, ctx.divided = len(input), False
+        return input.mean(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        grad_input = grad_output.expand(ctx.count, -1)
+        if not ctx.divided:
+            ctx.divided = True  # wrong: the next backward divides as well
+            grad_input = grad_input / ctx.count
+        return grad_input
+
+
+@wrong("square-buffer-freed", "square", ANY, "MB504", "MB508", "MB801", "MB802")
 class SquareFreed(Function):
     """The context gives up its tensors at the first backward, also where retain_graph=True promised a second."""
 
@@ -100,7 +146,7 @@ class SquareFreed(Function):
         return 2 * ctx.saved.pop() * grad_output  # wrong: save_for_backward
 
 
-@wrong("index-select-buffer-never-zeroed", "index_select", draw((4, 3), torch.tensor([0, 2, 2])), "MB504")
+@wrong("index-select-buffer-never-zeroed", "index_select", draw((4, 3), torch.tensor([0, 2, 2])), "MB504", "MB506")
 class IndexSelectBuffer(Function):
     """The buffer of the gradient is allocated once, in the forward, and added to at each backward."""
 
@@ -119,7 +165,8 @@ class IndexSelectBuffer(Function):
 _last: dict[str, Tensor] = {}
 
 
-@wrong("square-last-input-of-the-module", "square", ANY, "MB505", "MB511")
+@wrong("square-last-input-of-the-module", "square", afresh(ANY, _last), "MB505", "MB507", "MB508", "MB511", "MB801",
+       "MB802", "MB902")  # fmt: skip
 class SquareGlobal(Function):
     """The input is kept in a variable of the module: of two calls the first finds the second's."""
 
@@ -136,7 +183,8 @@ class SquareGlobal(Function):
 _queue: list[Tensor] = []
 
 
-@wrong("square-queue-of-activations", "square", ANY, "MB504", "MB505", "MB507", "MB510", "MB511")
+@wrong("square-queue-of-activations", "square", afresh(ANY, _queue), "MB505", "MB508", "MB511", "MB801", "MB802",
+       "MB902")  # fmt: skip
 class SquareQueue(Function):
     """Activations wait in a queue that assumes one backward for each forward, in the reverse order."""
 
@@ -153,7 +201,7 @@ class SquareQueue(Function):
 _history: list[Tensor] = []
 
 
-@wrong("square-keeps-every-gradient", "square", ANY, "MB507", "MB511")
+@wrong("square-keeps-every-gradient", "square", afresh(ANY, _history), "MB507")
 class SquareHistory(Function):
     """Left over from debugging: each incoming gradient is kept for ever."""
 
@@ -169,7 +217,7 @@ class SquareHistory(Function):
         return 2 * input * grad_output
 
 
-@wrong("exp-output-on-ctx", "exp", ANY, "MB506", "MB507", source="pytorch/pytorch#25340")
+@wrong("exp-output-on-ctx", "exp", ANY, "MB506", "MB508", "MB801", "MB802", source="pytorch/pytorch#25340")
 class ExpOutputOnCtx(Function):
     """An output on ctx is a circle of references, output → graph → ctx → output, that no counter can free."""
 
@@ -212,12 +260,41 @@ class SquareSavesData(Function):
         return 2 * input * grad_output
 
 
+@wrong("dropout-mask-on-ctx", "dropout", draw((4, 3), 7), "MB506", source="RobinBruegger/RevTorch#1")
+class DropoutMaskOnCtx(Function):
+    """The scaled mask is an attribute, which no offloading moves and no checkpoint frees."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, seed: int) -> Tensor:
+        kept = torch.rand(input.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+        ctx.mask = 2 * kept.to(input.dtype)  # wrong: ctx.save_for_backward
+        return input * ctx.mask
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Grads:
+        return grad_output * ctx.mask, None
+
+
+@wrong("relu-saves-data", "relu", ANY, "MB508")
+class ReluSavesData(Function):
+    """Of a rectified input only the signs matter, and .data hides from the version counter that they have changed."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input.data)  # wrong: input
+        return input.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return grad_output * (input > 0)
+
+
 _norms: dict[int, Tensor] = {}
 
 
-@wrong(
-    "square-looks-up-the-address", "square", ANY, "MB509", "MB510", "MB511", "MB507", source="pytorch/pytorch#153334"
-)
+@wrong("square-looks-up-the-address", "square", afresh(ANY, _norms), "MB509", "MB801", "MB802",
+       source="pytorch/pytorch#153334")  # fmt: skip
 class SquareByAddress(Function):
     """What was computed for the input is found again by its address, which offloading does not keep."""
 
@@ -233,7 +310,26 @@ class SquareByAddress(Function):
         return _norms[input.data_ptr()] * grad_output
 
 
-@wrong("multiply-unpacks-twice", "mul", draw((4, 3), (4, 3)), "MB510", "MB509", source="pytorch/pytorch#82482")
+_signs: dict[int, Tensor] = {}
+
+
+@wrong("relu-looks-up-the-address", "relu", afresh(ANY, _signs), "MB509", source="pytorch/pytorch PR#153005")
+class ReluByAddress(Function):
+    """The mask is found again by the address of the saved input, which is another one after offloading."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        _signs[input.data_ptr()] = input > 0  # wrong: save it too
+        return input.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return grad_output * _signs[input.data_ptr()]
+
+
+@wrong("multiply-unpacks-twice", "mul", draw((4, 3), (4, 3)), "MB510", source="pytorch/pytorch#82482")
 class MultiplyUnpacksTwice(Function):
     """Each look at ctx.saved_tensors unpacks all of them; a checkpoint that recomputes gives them out only once."""
 
@@ -250,7 +346,7 @@ class MultiplyUnpacksTwice(Function):
 _masks: dict[torch.Size, Tensor] = {}
 
 
-@wrong("relu-mask-of-the-first-call", "relu", ANY, "MB511", "MB505", "MB101")
+@wrong("relu-mask-of-the-first-call", "relu", afresh(ANY, _masks), "MB511", "MB604")
 class ReluMaskCached(Function):
     """The mask is kept for inputs of the same shape, as one may keep a causal mask; this one depends on the values."""
 
@@ -262,22 +358,3 @@ class ReluMaskCached(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         return grad_output * ctx.mask
-
-
-_steps = [0]
-
-
-@wrong("square-warms-up", "square", ANY, "MB101", "MB511", "MB901", "MB504")
-class SquareWarmUp(Function):
-    """A warm-up of the first ten backwards is counted in the module."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor) -> Tensor:
-        ctx.save_for_backward(input)
-        return input**2
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
-        (input,) = ctx.saved_tensors
-        _steps[0] = (_steps[0] + 1) % 100
-        return 2 * input * grad_output * min(1, _steps[0] / 10)  # wrong: the schedule is the optimiser's

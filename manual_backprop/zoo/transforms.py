@@ -22,7 +22,7 @@ class Cube(Function):
         return input**3
 
 
-@wrong("cube-once-differentiable", "cube", ANY, "MB802", "MB801", source="lab-cosmo/sphericart#139")
+@wrong("cube-once-differentiable", "cube", ANY, "MB802", source="lab-cosmo/sphericart#139")
 class CubeOnce(Cube):
     """The decorator looks at grad_output only: behind .sum() the second derivative is dropped and nothing said."""
 
@@ -156,7 +156,7 @@ class ProductTangentFactor(Functional):
         return tangent_a * b**2 + a * b * tangent_b  # wrong: the factor 2
 
 
-@wrong("product-vmap-first-axis-only", "a_b_squared", TWO, "MB804", "MB805")
+@wrong("product-vmap-first-axis-only", "a_b_squared", TWO, "MB804")
 class ProductVmap(Functional):
     """Each input has its own batch axis; here both are taken to be mapped over the same."""
 
@@ -165,7 +165,7 @@ class ProductVmap(Functional):
         return Functional.apply(a, b), in_dims[0] or 0  # wrong: move each batch axis to the front first
 
 
-@wrong("standardise-vmap-mixes-the-batch", "standardise", draw((4, 3)), "MB804", "MB805")
+@wrong("standardise-vmap-mixes-the-batch", "standardise", draw((4, 3)), "MB804")
 class StandardiseVmap(Function):
     """The mean is over all that one sample has; the vmap rule gives it the whole batch."""
 
@@ -208,10 +208,36 @@ class DerivativeInForward(Function):
         return grad_output * derivative
 
 
-@wrong("sine-derivative-only-if-requires-grad", "sin", ANY, "MB805")
+@wrong("sine-derivative-only-if-requires-grad", "sin", ANY, "MB801", "MB802", "MB804", "MB805")
 def sine_with_derivative(input: Tensor) -> Tensor:
     """The derivative is computed in the forward if the input requires grad; under torch.func none says that it does."""
     return DerivativeInForward.apply(input)[0]
+
+
+class MaskInForward(Function):
+    """relu(input), and the mask as a second output."""
+
+    @staticmethod
+    def forward(input: Tensor) -> tuple[Tensor, Tensor]:
+        positive = input > 0 if input.requires_grad else torch.zeros_like(input, dtype=torch.bool)  # wrong: always
+        return input.clamp(min=0), positive
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        _, positive = output
+        ctx.mark_non_differentiable(positive)
+        ctx.save_for_backward(positive)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return grad_output * positive
+
+
+@wrong("relu-mask-only-if-requires-grad", "relu", ANY, "MB805", source="pytorch/functorch#207")
+def relu_with_mask(input: Tensor) -> Tensor:
+    """The mask is computed in the forward if the input requires grad; under torch.func none says that it does."""
+    return MaskInForward.apply(input)[0]
 
 
 @wrong("cube-other-formula-when-compiled", "cube", ANY, "MB806", source="pytorch/pytorch#193279")
@@ -240,3 +266,13 @@ class GeluExported(Function):
         (input,) = ctx.saved_tensors
         normal = torch.exp(-(input**2) / 2) / (2 * torch.pi) ** 0.5
         return grad_output * (0.5 * (1 + torch.erf(input / 2**0.5)) + input * normal)
+
+
+@wrong("gelu-approximation-when-exporting", "gelu", ANY, "MB807")
+class GeluExporting(GeluExported):
+    """Only the exporter is given the tanh approximation; the compiler runs what eager runs."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        return F.gelu(input, approximate="tanh" if torch.compiler.is_exporting() else "none")  # wrong: "none"

@@ -25,7 +25,7 @@ QUICK = {
     "perceptron": (["--passes", "50"], "did not converge in 50 passes", ["perceptron"], "mistakes/xor"),
     "activations": ([], "4.5849", ["activations"], "tanh/derivative"),
     "learning_slowdown": (["--data-root", "/nowhere"], "5,000 images", ["mnist", "neuron"], "neuron_speeds/quadratic"),
-    "modified_neuron": (["--skip", "MB806", "MB807"], "probes pass", ["modified_neuron"], "off_by/chapter_1"),
+    "modified_neuron": (["--skip", "MB806", "MB807"], "rules pass", ["modified_neuron"], "off_by/chapter_1"),
     "jacobian_layout": (["--sizes", "2", "3", "2"], "that is BP4", ["jacobian_layout"], "difference"),
 }  # fmt: skip
 
@@ -36,7 +36,7 @@ REFUSED = {
     "perceptron": (["--passes", "0"], "--passes: expected from 1 to 10000, found 0"),
     "activations": (["--bound", "low"], "--bound"),
     "learning_slowdown": (["--epochs", "-1"], "--epochs: expected from 1 to 100000, found -1"),
-    "modified_neuron": (["--skip", "MB999"], "--skip: expected codes of probes, such as MB806, found ('MB999',)"),
+    "modified_neuron": (["--skip", "MB999"], "--skip: expected codes of rules, such as MB806, found ('MB999',)"),
     "jacobian_layout": (["--sizes", "3", "4"], "--sizes"),
 }
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from manual_backprop.cli import main as cli
-from manual_backprop.validation import PROBES
+from manual_backprop.validation import RULES
 from manual_backprop.zoo.matrix import CHECKERS
 
 MODULE = """
@@ -166,11 +166,11 @@ def test_what_cannot_run_says_why_in_one_line(here, capsys, case):
     assert err.count("\n") == 1, err
 
 
-@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.code)
-def test_explain(capsys, probe):
-    status, out, _ = run(capsys, "explain", probe.code.lower())
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_explain(capsys, rule):
+    status, out, _ = run(capsys, "explain", rule.code.lower())
     assert status == 0
-    assert out.startswith(f"{probe.code} {probe.check}")
+    assert out.startswith(f"{rule.code} {rule.name}")
     assert "A real one" in out
     assert ("\nWrong\n" in out and "\nRight\n" in out) != ("Why there is no snippet" in out)
 
@@ -186,7 +186,7 @@ def test_explain_marks_the_lines_that_differ(capsys):
 def test_explain_lists_all_codes(capsys):
     status, out, _ = run(capsys, "explain")
     assert status == 0
-    assert all(probe.code in out for probe in PROBES)
+    assert all(rule.code in out for rule in RULES)
 
 
 def test_zoo_prints_the_matrix_and_the_totals(here, capsys):

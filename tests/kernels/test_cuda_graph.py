@@ -23,7 +23,7 @@ def replayed(network, monkeypatch):
     def stepped(*arguments):
         with monkeypatch.context() as patch:
             patch.setattr(network, "_descend", descend)
-            step(network, *arguments)
+            step(network._descend, lambda: network.weights + network.biases + network.velocities, *arguments)
 
     monkeypatch.setattr(network, "_descend", stepped)
     return captures

@@ -1,31 +1,36 @@
 """oneDNN and our own C++ where they can run, ATen everywhere else, and the same results."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manual_backprop import functional, functions, kernels, nn
+from manual_backprop import _torch, functional, functions, kernels, nn
 from manual_backprop.activations import identity, relu, sigmoid, tanh
-from manual_backprop.kernels import cpp
+from manual_backprop.kernels import choice, cpp, onednn
 from tests.cases import assert_within_budget, params, softplus, steep_sigmoid
 from tests.kernels.test_cpp import needs_compiler
 
-pytestmark = pytest.mark.skipif(not kernels._operation_is_there(), reason="this torch has no oneDNN operation")
+needs_onednn = pytest.mark.skipif(not onednn.there(), reason="this torch has no oneDNN operation")
 SHAPES = params({"odd": (7, 5, 3), "one_sample": (1, 64, 32), "wide": (33, 130, 70), "large": (128, 512, 256)})
 DTYPES = params({"float32": torch.float32, "bfloat16": torch.bfloat16})
 ACTIVATIONS = params({f.name: f for f in (sigmoid, tanh, relu, identity, softplus)})
 
 
 @pytest.fixture(autouse=True)
-def choice_of_the_process():
+def choice_of_the_process(monkeypatch):
     """Restored after every test: the others of this process may run under another one than the rule."""
-    with kernels.using("auto"):
-        yield
+    monkeypatch.setattr(choice, "_of_process", choice.Choice(choice.NEVER, compiled=False))
 
 
-@pytest.fixture(params=["aten", "onednn", pytest.param("compiled", marks=needs_compiler)])
+@pytest.fixture(
+    params=["aten", pytest.param("onednn", marks=needs_onednn), pytest.param("compiled", marks=needs_compiler)]
+)
 def kernel(request):
     kernels.use(request.param)
     return request.param
@@ -34,8 +39,8 @@ def kernel(request):
 @pytest.fixture
 def calls(monkeypatch):
     """The products that oneDNN takes."""
-    taken, right = [], kernels._onednn
-    monkeypatch.setattr(kernels, "_onednn", lambda *arguments: taken.append(arguments) or right(*arguments))
+    taken, right = [], onednn.product
+    monkeypatch.setattr(onednn, "product", lambda *arguments: taken.append(arguments) or right(*arguments))
     kernels.use("onednn")
     return taken
 
@@ -128,9 +133,35 @@ def test_beta_0_forgets_a_nan(kernel):
         torch.testing.assert_close(kernels.addmm_(c, a, b, beta=0, alpha=2), 2 * (a @ b))
 
 
+@needs_onednn
 def test_plain_tensors_take_onednn(calls):
     functional.linear_sigmoid(*(torch.randn(s, requires_grad=True) for s in ((8, 4), (3, 4), (3,)))).sum().backward()
     assert len(calls) == 3  # z and a in one, ∂C/∂input, ∂C/∂weight
+
+
+def bfloat16_layer():
+    """Forward and backward under "onednn"."""
+    kernels.use("onednn")
+    x, w = (torch.randn(s, dtype=torch.bfloat16, requires_grad=True) for s in ((8, 4), (3, 4)))
+    functional.linear_sigmoid(x, w).sum().backward()
+    return x.grad
+
+
+@needs_onednn
+@pytest.mark.skipif(not _torch.onednn_has_bfloat16(), reason="oneDNN has no bfloat16 on this processor")
+def test_bfloat16_takes_onednn(calls):
+    bfloat16_layer()
+    assert len(calls) == 3
+
+
+@needs_onednn
+def test_bfloat16_is_atens_where_the_processor_has_no_avx512():
+    """oneDNN is told what it may use when it is loaded: so in a process of its own."""
+    code = "from tests.kernels.test_kernels import bfloat16_layer; assert bfloat16_layer().isfinite().all()"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    root = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 class Watching(TorchDispatchMode):
@@ -309,12 +340,14 @@ OTHERS = {
 }
 
 
+@needs_onednn
 @pytest.mark.parametrize("function", OTHERS.values(), ids=OTHERS)
 def test_everything_else_is_atens(function, calls):
     function()
     assert not calls
 
 
+@needs_onednn
 def test_a_backward_that_is_recorded_is_atens(calls):
     """oneDNN's operation has no derivative, and a second derivative needs one."""
     x, w = torch.randn(8, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
@@ -328,27 +361,29 @@ def test_a_backward_that_is_recorded_is_atens(calls):
     torch.testing.assert_close(ours, second(lambda x, w: torch.nn.functional.linear(x, w).sigmoid()))
 
 
+@needs_onednn
 def test_the_rule_goes_by_size(monkeypatch):
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
     taken = []
-    monkeypatch.setattr(kernels, "_onednn", lambda x, w, b, f: taken.append(f) or x @ w.mT)
+    monkeypatch.setattr(onednn, "product", lambda x, w: taken.append("onednn") or x @ w.mT)
     kernels.use("auto")
-    side = int(kernels.SMALLEST ** (1 / 3))
+    side = int(onednn.SMALLEST ** (1 / 3))
     with torch.no_grad():
-        for size, expected in ((side - 1, []), (side + 1, ["none"])):
+        for size, expected in ((side - 1, []), (side + 1, ["onednn"])):
             kernels.matmul(torch.randn(size, size), torch.randn(size, size))
             assert taken == expected
 
 
 def test_other_processors_keep_aten(monkeypatch):
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: False)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: False)
     kernels.use("auto")
     assert kernels.chosen() == "aten"
 
 
 @needs_compiler
+@needs_onednn
 def test_it_says_what_is_chosen(monkeypatch):
-    monkeypatch.setattr(kernels, "_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
     kernels.use("compiled")
     assert kernels.chosen() == (
         "compiled up to 1,000,000 multiplications, else onednn from 16,000,000 multiplications on, else aten"
@@ -356,11 +391,13 @@ def test_it_says_what_is_chosen(monkeypatch):
 
 
 def test_without_the_operation_it_falls_back_with_one_warning(monkeypatch):
-    monkeypatch.setattr(kernels, "_operation_is_there", lambda: False)
+    monkeypatch.setattr(onednn, "there", lambda: False)
     with pytest.warns(UserWarning, match="ATen multiplies instead") as warned:
         kernels.use("onednn")
     assert len(warned) == 1
     assert kernels.chosen() == "aten"
+    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
+    kernels.use("auto")  # nobody has asked for oneDNN: a warning would be an error
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         kernels.matmul(torch.randn(3, 3), torch.randn(3, 3))

@@ -87,7 +87,7 @@ def test_a_cost_that_is_not_finite_names_the_first_step_and_layer(make_config, m
 
 
 def off_by_a_hundredth(equation):
-    return lambda *arguments: equation(*arguments).mul_(1.01)  # in place: the network reads its buffers
+    return lambda *arguments, **into: equation(*arguments, **into).mul_(1.01)  # in place: the network reads its buffers
 
 
 BROKEN = {

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from manual_backprop.validation import PROBES, Report, validate
-from manual_backprop.validation.consequences import CONSEQUENCES, with_roots
-from manual_backprop.validation.report.report import Finding
+from manual_backprop.validation import RULES, Finding, Report, validate
+from manual_backprop.validation.consequences import with_roots
+from manual_backprop.validation.rule import REGISTRY
 
 CASES = {
     "the second derivative of no derivative": (("MB101", "MB801"), "MB801", "MB101"),
@@ -20,16 +20,22 @@ CASES = {
 
 @pytest.mark.parametrize(("failed", "code", "root"), CASES.values(), ids=CASES)
 def test_root(failed, code, root):
-    findings = with_roots([Finding("fail", "…", code=c) for c in failed] + [Finding("pass", "ok", code="MB102")])
+    found = [Finding("fail", "…", code=c) for c in failed] + [Finding("pass", "ok", code="MB102")]
+    findings = with_roots(found, REGISTRY)
     assert next(f.follows for f in findings if f.code == code) == root
     assert [f.status for f in findings] == ["fail"] * len(failed) + ["pass"]
 
 
-def test_codes_are_those_of_probes():
-    codes = {probe.code for probe in PROBES}
-    for roots, followers in CONSEQUENCES:
-        assert set(roots) <= codes
-        assert all(any(code.startswith(follower) for code in codes) for follower in followers)
+def test_a_root_in_one_sample_explains_nothing_in_another():
+    found = [Finding("fail", "…", code="MB301", sample=0), Finding("fail", "…", code="MB101", sample=1)]
+    assert [finding.follows for finding in with_roots(found, REGISTRY)] == ["", ""]
+
+
+def test_what_a_rule_explains_are_codes_of_others():
+    codes = {rule.code for rule in RULES}
+    for rule in RULES:
+        assert not rule.code.startswith(rule.explains)
+        assert all(any(code.startswith(prefix) for code in codes) for prefix in rule.explains)
 
 
 class AbsoluteSquare(torch.autograd.Function):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from manual_backprop.validation.subject import Subject
+from manual_backprop.validation.case import Case
 from manual_backprop.validation.tolerances import wide
 
 
@@ -18,11 +18,11 @@ def derivatives_from(output: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "σ′ = [a > 0] of ReLU", (output > 0).to(output.dtype)
 
 
-def output_factors(subject: Subject, shape: torch.Size) -> Iterator[tuple[str, Tensor]]:
+def output_factors(case: Case, shape: torch.Size) -> Iterator[tuple[str, Tensor]]:
     """Tensors of that shape that a gradient is commonly multiplied by: cotangents, inputs, outputs, σ′."""
-    named = [(f"grad_outputs[{i}]", c) for i, c in enumerate(subject.plain.cotangents) if c is not None]
-    named += [(f"`{slot.name}`", value) for slot, value in zip(subject.slots, subject.values, strict=True)]
-    for i, output in enumerate(subject.plain.outputs):
+    named = [(f"grad_outputs[{i}]", c) for i, c in enumerate(case.plain.cotangents) if c is not None]
+    named += [(f"`{slot.name}`", value) for slot, value in zip(case.slots, case.values, strict=True)]
+    for i, output in enumerate(case.plain.outputs):
         named.append((f"output {i}", output))
         named += list(derivatives_from(output))
     for words, tensor in named:
@@ -30,32 +30,32 @@ def output_factors(subject: Subject, shape: torch.Size) -> Iterator[tuple[str, T
             yield words, wide(tensor)
 
 
-def linear_parts(subject: Subject) -> tuple[int, int, int | None] | None:
+def linear_parts(case: Case) -> tuple[int, int, int | None] | None:
     """The slots of input ``(*, i)``, weight ``(o, i)`` and bias ``(o,)`` where the shapes are those of such a layer."""
-    if len(subject.plain.outputs) != 1 or subject.plain.cotangents[0] is None:
+    if len(case.plain.outputs) != 1 or case.plain.cotangents[0] is None:
         return None
-    output = subject.plain.outputs[0]
+    output = case.plain.outputs[0]
     if output.ndim < 1 or output.is_complex():
         return None
-    for i, x in enumerate(subject.values):
-        for j, w in enumerate(subject.values):
+    for i, x in enumerate(case.values):
+        for j, w in enumerate(case.values):
             if i == j or w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
                 continue
             if output.shape == (*x.shape[:-1], w.shape[0]):
-                bias = [k for k, b in enumerate(subject.values) if k not in (i, j) and b.shape == (w.shape[0],)]
+                bias = [k for k, b in enumerate(case.values) if k not in (i, j) and b.shape == (w.shape[0],)]
                 return i, j, bias[0] if bias else None
     return None
 
 
-def linear_candidates(subject: Subject, slot: int) -> Iterator[tuple[Tensor, str, str]]:
+def linear_candidates(case: Case, slot: int) -> Iterator[tuple[Tensor, str, str]]:
     """Wrong gradients of that slot, each with the equation that is written wrong and its cure."""
-    parts = linear_parts(subject)
+    parts = linear_parts(case)
     if parts is None or slot not in parts:
         return
-    x, w = (wide(subject.values[k]) for k in parts[:2])
+    x, w = (wide(case.values[k]) for k in parts[:2])
     rows = x.reshape(-1, x.shape[-1])
-    g = wide(subject.plain.cotangents[0]).reshape(-1, w.shape[0])
-    a = wide(subject.plain.outputs[0]).reshape(g.shape)
+    g = wide(case.plain.cotangents[0]).reshape(-1, w.shape[0])
+    a = wide(case.plain.outputs[0]).reshape(g.shape)
 
     def gradient(delta: Tensor) -> Tensor:
         if slot == parts[0]:

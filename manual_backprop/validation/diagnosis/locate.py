@@ -5,18 +5,19 @@ from dataclasses import replace
 
 import torch
 
+from manual_backprop.validation.case import Case
 from manual_backprop.validation.diagnosis.patterns import wrong_gradient
 from manual_backprop.validation.differences import inner, norm
+from manual_backprop.validation.exceptions import Inconclusive
 from manual_backprop.validation.oracle import Elements, Oracle
+from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.report.heat_map import chosen
-from manual_backprop.validation.report.report import Finding, fail
-from manual_backprop.validation.rules.rule import Inconclusive
 from manual_backprop.validation.subject import Gradients
 from manual_backprop.validation.tolerances import Mismatch
 
 
-def wrong_derivatives(oracle: Oracle, setting: str = "") -> Iterator[Finding]:
-    """A failure for each input whose gradient is not the derivative.
+def wrong_derivatives(case: Case, oracle: Oracle, setting: str = "") -> Iterator[Finding]:
+    """A failure for each input whose gradient is not the derivative; those found right are marked as such.
 
     Args:
         setting: where this was measured, ``"with one sample"``; empty for the plain sample.
@@ -30,19 +31,22 @@ def wrong_derivatives(oracle: Oracle, setting: str = "") -> Iterator[Finding]:
         return
     verdict = oracle.verdict()
     if verdict == "right":
+        case.right.update(oracle.asked)
         return
     if verdict == "unknown":
         raise Inconclusive("the differences do not converge: a jump, or noise above the difference looked for")
     slots = oracle.asked if verdict == "kink" else oracle.wrong_slots() or oracle.asked
     measured = [oracle.elements(slot) for slot in slots]
+    case.right.update(elements.slot for elements in measured if elements.mostly_right)
+    case.right.update(set(oracle.asked) - set(slots))
     kinks = sum(elements.verdicts.count("kink") for elements in measured)
     expected: Gradients = list(oracle.gradients)
     for elements in measured:
         expected[elements.slot] = _expected(oracle, elements)
-    findings = [_located(oracle, elements, setting, expected) for elements in measured if elements.wrong]
+    findings = [_located(case, oracle, elements, setting, expected) for elements in measured if elements.wrong]
     yield from findings
     if not findings and verdict == "wrong":
-        yield _unlocated(oracle, setting)
+        yield _unlocated(case, oracle, setting)
     elif not findings:
         raise Inconclusive(f"a kink at {kinks or 'some'} elements of the sample, where any subgradient may be right")
 
@@ -56,38 +60,34 @@ def _expected(oracle: Oracle, elements: Elements) -> torch.Tensor | None:
     return numbers if value.is_complex() else numbers.real
 
 
-def _located(oracle: Oracle, elements: Elements, setting: str, others: Gradients) -> Finding:
+def _located(case: Case, oracle: Oracle, elements: Elements, setting: str, others: Gradients) -> Finding:
     value, slot = oracle.values[elements.slot], elements.slot
     complete = len(elements.where) == value.numel()
+    found = _mismatch(elements, value, complete)
+    predicate = "is not the derivative" + (f" {setting}" if setting else "")
+    output = wrong_output(oracle)
+    if output is not None:
+        predicate += f"; the share of output {output} is wrong"
+    if complete:
+        return wrong_gradient(case, slot, found, predicate, setting, others)
+    flat = torch.tensor(elements.where[found.index[0]])
+    at = tuple(int(i) for i in torch.unravel_index(flat, value.shape))
+    finding = wrong_gradient(case, slot, found, predicate, setting, others, sampled_at=at)
+    return replace(finding, excerpt=chosen(found, elements.where, value.shape))
+
+
+def _mismatch(elements: Elements, value: torch.Tensor, complete: bool) -> Mismatch:
+    """The numbers of the elements that were measured, in the shape of the gradient where all of them were."""
     shape = value.shape if complete else torch.Size([len(elements.where)])
     expected, actual = (
-        torch.tensor(elements.expected, dtype=torch.complex128),
-        torch.tensor(elements.actual, dtype=torch.complex128),
+        torch.tensor(numbers, dtype=torch.complex128).reshape(shape) for numbers in (elements.expected, elements.actual)
     )
     if not value.is_complex():
         expected, actual = expected.real, actual.real
     wrong = torch.tensor([verdict == "wrong" for verdict in elements.verdicts]).reshape(shape)
-    expected, actual = expected.reshape(shape), actual.reshape(shape)
     error = torch.where(wrong, (expected - actual).abs().nan_to_num(torch.inf), -1.0)
     index = tuple(int(i) for i in torch.unravel_index(error.argmax(), shape))
-    found = Mismatch(expected, actual, wrong, index)
-    place = int(error.argmax())
-    at = tuple(int(i) for i in torch.unravel_index(torch.tensor(elements.where[place]), value.shape))
-    message = "the gradient of {name} is not the derivative" + (f" {setting}" if setting else "")
-    output = wrong_output(oracle)
-    if output is not None:
-        message += f"; the share of output {output} is wrong"
-    finding = wrong_gradient(oracle.subject, slot, found, message, setting, others, complete)
-    if complete:
-        return finding
-    return _placed(replace(finding, excerpt=chosen(found, elements.where, value.shape)), at)
-
-
-def _placed(finding: Finding, index: tuple[int, ...]) -> Finding:
-    place = (
-        f"at {list(index)}: expected {finding.expected:.6g}, got {finding.actual:.6g} (of a random choice of elements)"
-    )
-    return replace(finding, index=index, details=(place, *finding.details[1:]))
+    return Mismatch(expected, actual, wrong, index)
 
 
 def wrong_output(oracle: Oracle) -> int | None:
@@ -109,11 +109,12 @@ def share_is_right(oracle: Oracle, target: int) -> bool:
     return oracle.slope(v, alone).judge(analytic, size, oracle.dtype) != "wrong"
 
 
-def _unlocated(oracle: Oracle, setting: str) -> Finding:
-    names = ", ".join(f"`{oracle.subject.slots[i].name}`" for i in oracle.wrong_slots() or oracle.asked)
-    return fail(
+def _unlocated(case: Case, oracle: Oracle, setting: str) -> Finding:
+    slots = oracle.wrong_slots() or oracle.asked
+    names = ", ".join(f"`{case.slots[i].name}`" for i in slots)
+    return case.fail(
         f"the gradient of {names} is not the derivative along a random direction{' ' + setting if setting else ''}",
         cause="many elements are off by a little, or a few that were not among those looked at one by one",
         fix="compare the formula of backward with that of forward; give a smaller sample to see the elements",
-        input=oracle.subject.slots[(oracle.wrong_slots() or oracle.asked)[0]].name,
+        input=case.slots[slots[0]].name,
     )

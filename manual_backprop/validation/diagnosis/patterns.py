@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop.validation.case import Case, Gradients
 from manual_backprop.validation.diagnosis.linear_layer import linear_candidates, output_factors
+from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.report.heat_map import excerpt
-from manual_backprop.validation.report.report import Finding, fail
-from manual_backprop.validation.subject import Gradients, Subject
 from manual_backprop.validation.tolerances import Mismatch, largest, wide
 
 
@@ -22,7 +22,7 @@ from manual_backprop.validation.tolerances import Mismatch, largest, wide
 class Evidence:
     """A mismatch with what surrounds it. `complete` is False where only some elements were measured."""
 
-    subject: Subject
+    case: Case
     slot: int
     expected: Tensor
     actual: Tensor
@@ -40,47 +40,47 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        return self.subject.slots[self.slot].name
+        return self.case.slots[self.slot].name
 
 
-def sizes(subject: Subject) -> dict[str, int]:
+def sizes(case: Case) -> dict[str, int]:
     """Sizes at hand by name, the likely N first."""
     found: dict[str, int] = {}
-    for slot, value in zip(subject.slots, subject.values, strict=True):
+    for slot, value in zip(case.slots, case.values, strict=True):
         for axis, size in enumerate(value.shape):
             found[f"the size {size} of `{slot.name}` along axis {axis}"] = size
         found[f"the {value.numel()} elements of `{slot.name}`"] = value.numel()
-    for number, output in enumerate(subject.plain.outputs):
+    for number, output in enumerate(case.plain.outputs):
         found[f"the {output.numel()} elements of output {number}"] = output.numel()
     return {name: size for name, size in found.items() if size > 1}
 
 
-def _sums_and_means(subject: Subject) -> Iterator[tuple[float, str, str]]:
-    for text, size in sizes(subject).items():
+def _sums_and_means(case: Case) -> Iterator[tuple[float, str, str]]:
+    for text, size in sizes(case).items():
         # 2 and ½ are commoner as a constant of their own than as a size.
         if size > 2:
             yield size, f"{size}", f"a sum over {text} stands where a mean does: the factor 1/{size} is missing"
             yield 1 / size, f"1/{size}", f"divided by {text}, once too often"
 
 
-def _twos(_: Subject) -> Iterator[tuple[float, str, str]]:
+def _twos(_: Case) -> Iterator[tuple[float, str, str]]:
     yield 2.0, "2", "a factor 2 too many"
     yield 0.5, "1/2", "a factor 2 is missing, as of a derivative of x²"
 
 
-def _powers(subject: Subject) -> Iterator[tuple[float, str, str]]:
-    for text, size in sizes(subject).items():
+def _powers(case: Case) -> Iterator[tuple[float, str, str]]:
+    for text, size in sizes(case).items():
         yield size**0.5, f"√{size}", f"a factor 1/√n, n = {text}, is missing"
         yield size**-0.5, f"1/√{size}", f"a factor 1/√n, n = {text}, is there twice"
         yield size**2, f"{size}²", f"two factors of {text} too many"
 
 
-def ratio_name(ratio: float, subject: Subject) -> tuple[str, str]:
+def ratio_name(ratio: float, case: Case) -> tuple[str, str]:
     """What a constant ratio actual/expected most likely is, and the cure."""
     if abs(ratio + 1) < 1e-3:
         return "the sign is turned (ratio −1)", "drop one minus sign"
     for named in (_sums_and_means, _twos, _powers):
-        for value, label, words in named(subject):
+        for value, label, words in named(case):
             if abs(abs(ratio) / value - 1) < 1e-3:
                 sign = "−" if ratio < 0 else ""
                 return f"{words} (ratio {sign}{label})", "count that factor exactly once"
@@ -109,7 +109,7 @@ def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
         and bool(((ratios - middle).abs() <= 1e-3 * abs(middle)).all())
         and e.alike(e.actual, middle * e.expected)
     ):
-        yield ratio_name(middle, e.subject)
+        yield ratio_name(middle, e.case)
 
 
 def _imprecise(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -150,7 +150,7 @@ def _transposed(e: Evidence) -> Iterator[tuple[str, str]]:
 def _other_slot(e: Evidence) -> Iterator[tuple[str, str]]:
     for other, gradient in enumerate(e.others):
         if other != e.slot and gradient is not None and e.alike(e.actual, wide(gradient)):
-            other_name = e.subject.slots[other].name
+            other_name = e.case.slots[other].name
             yield (
                 f"it is the gradient of `{other_name}`, in the wrong slot",
                 "return in the order of forward's arguments",
@@ -175,7 +175,7 @@ def _flipped_or_shifted(e: Evidence) -> Iterator[tuple[str, str]]:
 def _factor(e: Evidence) -> Iterator[tuple[str, str]]:
     if not e.complete:
         return
-    for words, factor in output_factors(e.subject, e.expected.shape):
+    for words, factor in output_factors(e.case, e.expected.shape):
         if e.alike(e.expected * factor, e.expected):
             continue  # a factor of ones
         if e.alike(e.actual, e.expected * factor):
@@ -186,12 +186,14 @@ def _factor(e: Evidence) -> Iterator[tuple[str, str]]:
 
 def _linear(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.complete:
-        for candidate, cause, fix in linear_candidates(e.subject, e.slot):
+        for candidate, cause, fix in linear_candidates(e.case, e.slot):
             if e.alike(e.actual, candidate):
                 yield cause, fix
 
 
 def _signs(e: Evidence) -> Iterator[tuple[str, str]]:
+    if e.expected.is_complex() or e.actual.is_complex():
+        return  # a complex number has no sign
     turned = e.actual.sign() != e.expected.sign()
     if e.alike(e.actual.abs(), e.expected.abs()) and bool(turned[e.wrong].all()):
         count = int(e.wrong.sum())
@@ -211,7 +213,7 @@ def _threshold(e: Evidence) -> Iterator[tuple[str, str]]:
     right = ~e.wrong
     if not e.complete or not bool(right.any()):
         return
-    for slot, value in zip(e.subject.slots, e.subject.values, strict=True):
+    for slot, value in zip(e.case.slots, e.case.values, strict=True):
         if value.shape != e.wrong.shape or value.is_complex():
             continue
         x = wide(value).cpu()
@@ -278,45 +280,59 @@ def _short(number: Tensor) -> str:
 
 
 def wrong_gradient(
-    subject: Subject,
+    case: Case,
     slot: int,
     found: Mismatch,
-    message: str,
+    predicate: str,
     setting: str = "",
     others: Gradients | None = None,
-    complete: bool = True,
+    sampled_at: tuple[int, ...] | None = None,
     **fields: Any,
 ) -> Finding:
-    """A failure with its place, pattern, cause and cure. `setting` names the only setting in which it is wrong."""
-    evidence = Evidence(subject, slot, found.expected, found.actual, found.wrong, others or [], complete)
+    """A failure with its place, pattern, cause and cure.
+
+    Args:
+        predicate: what is the matter with the gradient: "is not the derivative".
+        setting: the only setting in which it is wrong, where there is one.
+        others: the gradients expected of all slots, where known.
+        sampled_at: the place of the worst element, where only some of the gradient's elements are in `found`.
+    """
+    name, complete = case.slots[slot].name, sampled_at is None
+    evidence = Evidence(case, slot, found.expected, found.actual, found.wrong, others or [], complete)
     cause, fix = diagnose(evidence)
     expected, actual = found.numbers
-    count, total = int(found.wrong.sum()), found.wrong.numel()
-    share = f"all {total} elements differ" if count == total else f"{count} of {total} elements differ"
-    place = f"at {list(found.index)}: expected {expected:.6g}, got {actual:.6g}; {share}"
+    index = found.index if sampled_at is None else sampled_at
+    share = _share(found) if complete else "of a random choice of elements"
     defaults: dict[str, Any] = {
         "cause": f"{setting}: {cause}" if setting else cause,
         "fix": fix,
-        "input": subject.slots[slot].name,
-        "index": found.index,
+        "input": name,
+        "index": index,
         "expected": expected,
         "actual": actual,
-        "details": (place,),
+        "details": (f"at {list(index)}: expected {expected:.6g}, got {actual:.6g}; {share}",),
         "excerpt": excerpt(found),
     }
-    return fail(message.format(name=f"`{subject.slots[slot].name}`"), **(defaults | fields))
+    return case.fail(f"the gradient of `{name}` {predicate}", **(defaults | fields))
+
+
+def _share(found: Mismatch) -> str:
+    count, total = int(found.wrong.sum()), found.wrong.numel()
+    if total == 1:
+        return "its only element differs"
+    return f"all {total} elements differ" if count == total else f"{count} of {total} elements differ"
 
 
 def differing(
-    subject: Subject,
+    case: Case,
     actual: Gradients,
     expected: Gradients,
-    message: str,
+    predicate: str,
     setting: str = "",
     noise: list[Any] | None = None,
     scale: float = 1.0,
     **fields: Any,
 ) -> Iterator[Finding]:
     """A failure for each slot whose two gradients, which should be one, differ."""
-    for slot, found in subject.compare(actual, expected, noise, scale):
-        yield wrong_gradient(subject, slot, found, message, setting, expected, **fields)
+    for slot, found in case.compare(actual, expected, noise, scale):
+        yield wrong_gradient(case, slot, found, predicate, setting, expected, **fields)

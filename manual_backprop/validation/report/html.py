@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
+from manual_backprop.validation.report.finding import STATUSES, Finding
 from manual_backprop.validation.report.heat_map import Colour, Excerpt
 
 if TYPE_CHECKING:
-    from manual_backprop.validation.report.report import Finding, Report
+    from manual_backprop.validation.report.report import Report
 
 CELL = 14  # pixels an element
 
@@ -21,7 +22,7 @@ dt { float: left; clear: left; width: 4rem; font-weight: 600; } dd { margin-left
 figure { display: inline-block; margin: .5rem 1.5rem .5rem 0; vertical-align: top; }
 svg { outline: 1px solid #ccc; background: #eee; } figcaption { font-size: 13px; color: #555; }
 .pass { color: #1a7f37; } .fail { color: #b2182b; font-weight: 600; } .warn { color: #9a6700; }
-.skip { color: #767676; } .inconclusive { color: #0a6c8a; }
+.error { color: #8250df; font-weight: 600; } .skip { color: #767676; } .inconclusive { color: #0a6c8a; }
 """
 
 LEGEND = (
@@ -32,16 +33,16 @@ LEGEND = (
 
 def page(report: "Report") -> str:
     """The whole page."""
-    verdict = "passed" if report.passed else "failed"
+    verdict, colour = report.verdict, {"passed": "pass", "unchecked": "warn"}.get(report.verdict, "fail")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     parts = [
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">',
         f"<title>{escape(report.name)} {verdict}</title><style>{STYLE}</style></head><body>",
-        f'<h1>{escape(report.name)} <span class="{"pass" if report.passed else "fail"}">{verdict}</span></h1>',
+        f'<h1>{escape(report.name)} <span class="{colour}">{verdict}</span></h1>',
         f"<p>{_counts(report)}; {report.seconds:.2f} s, seed {report.seed}, {escape(versions)}</p>",
         *_sections(report),
-        "<h2>All probes</h2><table><tr><th>code</th><th>check</th><th>family</th><th>status</th><th>found</th>",
+        "<h2>All rules</h2><table><tr><th>code</th><th>check</th><th>family</th><th>status</th><th>found</th>",
         "<th>seconds</th></tr>",
         *_rows(report),
         "</table></body></html>",
@@ -50,17 +51,13 @@ def page(report: "Report") -> str:
 
 
 def _counts(report: "Report") -> str:
-    from manual_backprop.validation.report.report import STATUSES
-
     counts = ((report.count(status), status) for status in STATUSES)
     return ", ".join(f'<span class="{status}">{count} {status}</span>' for count, status in counts if count)
 
 
 def _rows(report: "Report") -> Iterator[str]:
-    """A row a probe: its worst status, and the first that it found of that."""
-    from manual_backprop.validation.report.report import STATUSES
-
-    worst_first = ("fail", "warn", "inconclusive", "skip", "pass")
+    """A row a rule: its worst status, and the first that it found of that."""
+    worst_first = ("error", "fail", "warn", "inconclusive", "skip", "pass")
     assert set(worst_first) == set(STATUSES)
     for code in dict.fromkeys(finding.code for finding in report.findings):
         found = [finding for finding in report.findings if finding.code == code]
@@ -87,7 +84,7 @@ def _sections(report: "Report") -> Iterator[str]:
         yield "</section>"
 
 
-def _finding(finding: "Finding") -> Iterator[str]:
+def _finding(finding: Finding) -> Iterator[str]:
     if finding.details:
         yield f"<pre>{escape(chr(10).join(finding.details))}</pre>"
     if finding.excerpt:

@@ -7,79 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from manual_backprop.validation.report.heat_map import Excerpt, image
+from manual_backprop.validation.report.finding import STATUSES, Finding, Status
+from manual_backprop.validation.report.heat_map import image
 from manual_backprop.validation.report.html import page
+from manual_backprop.validation.subject import Passes
 
-Status = Literal["pass", "fail", "warn", "skip", "inconclusive"]
-STATUSES: tuple[Status, ...] = ("pass", "fail", "warn", "skip", "inconclusive")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer of one probe.
-
-    Args:
-        code: stable for ever, ``"MB301"``.
-        check: the probe's name.
-        family: ``"linearity"``.
-        status: ``pass``, ``fail``, ``warn`` (waste, or a loud refusal that the formula would not need), ``skip``
-            (nothing to ask, or torch refuses loudly) or ``inconclusive`` (a kink, or noise above the difference).
-        message: one line, what was found.
-        cause, fix: what most likely causes it, and the cure; of a failure.
-        details: further lines: where the two differ, by how much, in what pattern.
-        input: name of the input whose gradient is meant, if one is.
-        output: number of the output that is meant, if one is.
-        index: the element that differs most.
-        expected, actual: the two numbers at `index`.
-        repro: the call that reproduces exactly this finding.
-        seconds: what the probe took.
-        excerpt: the expected and the actual numbers around `index`, to draw; where two tensors differ. Not in the JSON.
-        follows: code of the failure that this one most likely follows from (see `consequences`); empty for a root.
-    """
-
-    status: Status
-    message: str
-    cause: str = ""
-    fix: str = ""
-    input: str | None = None
-    output: int | None = None
-    index: tuple[int, ...] | None = None
-    expected: float | complex | None = None
-    actual: float | complex | None = None
-    details: tuple[str, ...] = ()
-    repro: str = ""
-    seconds: float = 0.0
-    code: str = ""
-    check: str = ""
-    family: str = ""
-    follows: str = ""
-    excerpt: Excerpt | None = field(default=None, repr=False, compare=False)
-
-    def __str__(self) -> str:
-        lines = [f"{self.status.upper()} {self.code} {self.family}: {self.message}"]
-        lines += [f"     {line}" for line in self.details]
-        lines += [f"     {label:<6} {text}" for label, text in self.labels.items()]
-        return "\n".join(lines)
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What stands below the message: the cause (the root's, where it follows from one), the fix, the repro."""
-        reasons = {"cause": self.cause, "fix": self.fix}
-        labels = {"cause": f"most likely that of {self.follows}"} if self.follows else reasons
-        labels["repro"] = self.repro if self.status != "pass" else ""
-        return {label: text for label, text in labels.items() if text}
-
-
-def fail(message: str, **fields: Any) -> Finding:
-    return Finding(status="fail", message=message, **fields)
-
-
-def warn(message: str, **fields: Any) -> Finding:
-    return Finding(status="warn", message=message, **fields)
-
-
-def inconclusive(message: str, **fields: Any) -> Finding:
-    return Finding(status="inconclusive", message=message, **fields)
+Verdict = Literal["passed", "failed", "unchecked", "error"]
 
 
 class ValidationError(AssertionError):
@@ -88,12 +21,21 @@ class ValidationError(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about one callable. ``bool(report)`` is `passed`: no finding is a ``fail``.
+    """All findings about one callable. ``bool(report)`` is ``report.verdict == "passed"``.
+
+    Args:
+        name: of the callable.
+        findings: what the rules found, in their order.
+        seed: of all random numbers.
+        seconds: that it took.
+        versions: of torch and Python.
+        unchecked: a finding for each input whose gradient was compared with nothing that knows its values.
+        passes: how many forward and backward passes were made.
 
     Example:
         >>> report = Report("square", (Finding("pass", "ok", code="MB101", check="derivative", family="calculus"),))
-        >>> bool(report), report.failures
-        (True, ())
+        >>> bool(report), report.verdict, report.failures
+        (True, 'passed', ())
     """
 
     name: str
@@ -101,10 +43,30 @@ class Report:
     seed: int = 0
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    unchecked: tuple[Finding, ...] = ()
+    passes: Passes = field(default_factory=Passes)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The four ways in which it may end.
+
+        - ``"error"``: the validator itself broke, which is neither the backward's failure nor its pass;
+        - ``"failed"``: a rule failed;
+        - ``"unchecked"``: nothing failed, but some gradient's values were compared with nothing, or no rule compared
+          anything; `unchecked` says which gradient, and what to give;
+        - ``"passed"``: none of these. For each input whose gradient was asked for, differences or the reference found
+          its values right, unless the caller waived that by name (``skip="MB1"``) or chose rules that are about
+          something else (``only="MB3"``).
+        """
+        if self.errors:
+            return "error"
+        if self.failures:
+            return "failed"
+        return "passed" if self.count("pass") and not self.unchecked else "unchecked"
 
     @property
     def passed(self) -> bool:
-        return not self.failures
+        return self.verdict == "passed"
 
     @property
     def failures(self) -> tuple[Finding, ...]:
@@ -115,10 +77,16 @@ class Report:
         return self._with("warn")
 
     @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Where the validator itself broke."""
+        return self._with("error")
+
+    @property
     def shown(self) -> list[Finding]:
-        """What there is to read: failures, the roots first, then warnings and what was inconclusive."""
-        shown = [finding for finding in self.findings if finding.status in ("fail", "warn", "inconclusive")]
-        return sorted(shown, key=lambda finding: (STATUSES.index(finding.status), bool(finding.follows)))
+        """What there is to read: errors, failures (the roots first), warnings, what is unchecked or inconclusive."""
+        order = ("error", "fail", "warn", "inconclusive")
+        shown = [finding for finding in (*self.unchecked, *self.findings) if finding.status in order]
+        return sorted(shown, key=lambda finding: (order.index(finding.status), bool(finding.follows)))
 
     def _with(self, status: Status) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.status == status)
@@ -131,14 +99,20 @@ class Report:
 
     def __str__(self) -> str:
         """A table by family, the failures with the roots first, and once, since it is the same for all, what passed."""
-        verdict = "passed" if self.passed else f"FAILED ({len(self.failures)} findings)"
-        lines = [f"{self.name}: {verdict} in {self.seconds:.2f} s, seed {self.seed}", "", *self._table()]
+        counts = f", {self.passes.forward} forward and {self.passes.backward} backward passes"
+        end = f"in {self.seconds:.2f} s{counts if self.passes.forward else ''}, seed {self.seed}"
+        lines = [f"{self.name}: {self._verdict_in_words()} {end}", "", *self._table()]
         for finding in self.shown:
             lines += ["", str(finding)]
         if not self.passed:
             passed = sorted({finding.code for finding in self._with("pass")})
             lines += ["", f"passed: {', '.join(_ranges(passed)) or 'none'}"]
         return "\n".join(lines)
+
+    def _verdict_in_words(self) -> str:
+        if self.verdict == "failed":
+            return f"FAILED ({len(self.failures)} finding{'s' * (len(self.failures) > 1)})"
+        return {"error": "ERROR (of the validator)"}.get(self.verdict, self.verdict)
 
     def _table(self) -> list[str]:
         families = list(dict.fromkeys(finding.family for finding in self.findings))
@@ -150,7 +124,7 @@ class Report:
         return rows
 
     def raise_for_failures(self) -> None:
-        """Raises `ValidationError` (an AssertionError) with the report as its message, unless all is well."""
+        """Raises `ValidationError` (an AssertionError) with the report as its message, unless the verdict is passed."""
         if not self.passed:
             raise ValidationError(str(self))
 
@@ -183,7 +157,7 @@ class Report:
         ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
     def to_html(self, path: str | Path) -> None:
-        """One page that needs no network and no other file: the verdict, a row a probe, and for each failure the cause,
+        """One page that needs no network and no other file: the verdict, a row a rule, and for each failure the cause,
         the fix, the repro and heat maps of expected, actual and their ratio, the worst element framed."""
         Path(path).write_text(page(self), encoding="utf-8")
 

@@ -1,18 +1,11 @@
-"""All probes in one table, by family; `validate`, the documentation and the tests are generated from it."""
+"""All rules, a file a mechanism: the question, its meaning, a real bug, a wrong and a right backward, the answer."""
 
-from manual_backprop.validation.rules import (
-    calculus,
-    contract,
-    edges,
-    layout,
-    linearity,
-    numbers,
-    runtime,
-    state,
-    transforms,
-)
-from manual_backprop.validation.rules.rule import Probe
+import importlib
+import pkgutil
 
-FAMILIES = (calculus, contract, linearity, layout, state, numbers, edges, transforms, runtime)
+from manual_backprop.validation.rule import REGISTRY, Rule
 
-PROBES: tuple[Probe, ...] = tuple(probe for family in FAMILIES for probe in family.PROBES)
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+RULES: tuple[Rule, ...] = tuple(REGISTRY[code] for code in sorted(REGISTRY))

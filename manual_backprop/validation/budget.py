@@ -1,0 +1,91 @@
+"""Precision: how far from float64 may a gradient be that was computed in a coarser dtype, from the same numbers?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop.validation.case import Case
+from manual_backprop.validation.diagnosis.patterns import wrong_gradient
+from manual_backprop.validation.exceptions import Broken, Skipped
+from manual_backprop.validation.oracle import in_dtype
+from manual_backprop.validation.report.finding import Finding
+from manual_backprop.validation.subject import Gradients, Subject, rounded
+from manual_backprop.validation.tolerances import BUDGET, EAGER_FACTOR, epsilon, largest, mismatch, wide
+
+
+@dataclass
+class Exact:
+    """Gradients in float64 from numbers quantised to a dtype, and what one rounding of them moves."""
+
+    gradients: Gradients
+    noise: list[float]
+    eager: list[float] | None  # the reference's own error in that dtype, where there is a reference
+
+
+def quantised(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if not value.is_complex():
+        return value.to(dtype)
+    return in_dtype(value, torch.float32 if dtype == torch.bfloat16 else dtype)
+
+
+def exact(case: Case, values: list[Tensor], given: list[Any], dtype: torch.dtype) -> Exact:
+    """The reference in float64 from the same numbers; the case itself in float64 where there is no reference."""
+    truth = case.reference or case
+    wide_given = [None if c is None else in_dtype(c, torch.float64) for c in given]
+    try:
+        gradients = truth.gradients([in_dtype(value, torch.float64) for value in values], wide_given, copied=False)
+    except Broken as broken:
+        raise Skipped(f"it does not run in float64, which {dtype} is compared with: {broken.error}") from broken
+    noise = [0.0] * len(values)
+    for trial in range(1 if case.large else 3):
+        draw = case.generator("budget", trial)
+        moved = [
+            rounded(in_dtype(value, torch.float64), dtype, draw) if need else in_dtype(value, torch.float64)
+            for value, need in zip(values, case.needs, strict=True)
+        ]
+        shaken = [None if c is None else rounded(c, dtype, draw) for c in wide_given]
+        found = truth.gradients(moved, shaken, copied=False)
+        del moved
+        for i, (a, b) in enumerate(zip(found, gradients, strict=True)):
+            if a is not None and b is not None and a.numel():
+                noise[i] = max(noise[i], largest(a, b))
+    eager = _errors(truth, values, given, gradients) if case.reference is not None else None
+    return Exact(gradients, noise, eager)
+
+
+def _errors(truth: Subject, values: list[Tensor], given: list[Any], exact: Gradients) -> list[float] | None:
+    try:
+        found = truth.gradients(values, given)
+    except (Broken, ValueError):
+        return None
+    return [0.0 if a is None or b is None else largest(a, b) for a, b in zip(found, exact, strict=True)]
+
+
+def over_budget(case: Case, actual: Gradients, truth: Exact, dtype: torch.dtype) -> Iterator[Finding]:
+    overall = max([largest(e) for e in truth.gradients], default=0.0)
+    for slot, (given, e) in enumerate(zip(actual, truth.gradients, strict=True)):
+        if e is None or not case.needs[slot]:
+            continue
+        a = given.to_dense() if given is not None and given.layout != torch.strided else given
+        # Beyond the range of the dtype, and where the exact one is not finite, nothing is asked.
+        expected = torch.where(wide(e).abs() < 0.1 * torch.finfo(dtype).max, wide(e), torch.nan)
+        if dtype == torch.float16 and truth.eager is None and a is not None:
+            # In that narrow range an intermediate may overflow in eager torch too; NaN among small numbers may not.
+            overflow = a.isinf() | (a.isnan() & (expected.abs() > 100))
+            expected = torch.where(overflow, torch.nan, expected)
+        rounding = max(epsilon(dtype) * largest(expected), truth.noise[slot], 0.1 * epsilon(dtype) * overall)
+        rounding += float(torch.finfo(dtype).tiny)
+        allowed = BUDGET[dtype] * rounding
+        if truth.eager is not None:
+            allowed = EAGER_FACTOR * truth.eager[slot] + 2 * rounding
+        case.compared += 1
+        found = mismatch(a, expected, 0.0, allowed)
+        if found is not None:
+            e_, a_ = found.numbers
+            times = abs(a_ - e_) / (epsilon(dtype) * max(largest(expected), 1e-300))
+            predicate = f"in {dtype} is {times:.3g} roundings away from float64's"
+            fix = "accumulate and multiply in the dtype of the tensors, or in float32"
+            yield wrong_gradient(case, slot, found, predicate, f"only in {dtype}", fix=fix)

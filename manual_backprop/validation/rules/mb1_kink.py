@@ -1,0 +1,156 @@
+"""MB105: at a kink, is the gradient between the slopes of both sides?"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from manual_backprop.validation.case import Case
+from manual_backprop.validation.differences import inner, norm
+from manual_backprop.validation.exceptions import Broken, Skipped
+from manual_backprop.validation.oracle import Oracle
+from manual_backprop.validation.report.finding import Finding
+from manual_backprop.validation.rule import rule
+
+MB105_SKELETON = """
+class ReLU(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return F.relu(x)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (x,) = ctx.saved_tensors
+        ___
+
+
+validate(ReLU, (randn(4, 3),))
+"""
+
+
+@rule("MB105", "Is it a subgradient at kinks?", "some 100 forwards", needs="plain truth", skeleton=MB105_SKELETON)
+def subgradient_at_kinks(case: Case) -> Iterator[Finding]:
+    """At a kink the gradient lies between the slopes of both sides; zeros and ties are put into the sample to meet one.
+
+    At a kink (abs, max or ReLU at 0) there is no derivative, and any value between the two one-sided slopes will do.
+    This one lies outside of them, or is NaN. Random inputs never meet the kink; the zeros behind a ReLU or a mask do.
+
+    Seen in: pytorch/pytorch#2421: the gradient of norm at zero was NaN, 0 / 0, and made every update NaN; torch takes
+    the subgradient 0 there since.
+
+    Wrong:
+        return grad_output * F.relu(x) / x  # 0 / 0 at 0
+
+    Right:
+        return grad_output * (x > 0)
+    """
+    seen, by_hand = 0, case.hand_written
+    for words, values in _kinked_samples(case):
+        try:
+            oracle = case.oracle_at(values)
+        except Broken:
+            continue
+        if not oracle.measurable:
+            continue
+        for slot in oracle.asked:
+            places = _kink_places(oracle, slot, words)
+            elements = oracle.elements(slot, places)
+            for place, slope, verdict, actual in zip(
+                elements.where, elements.slopes, elements.verdicts, elements.actual, strict=True
+            ):
+                if verdict != "kink" and not (slope.kinked and math.isnan(actual.real) and by_hand):
+                    continue
+                seen += 1
+                if _tied(oracle.values[slot], place):
+                    continue  # a choice among equals (sort, max) is no matter of one coordinate, but see below
+                bounds = _subgradients(oracle, slot, place)
+                slack = 1e-3 * max(map(abs, bounds)) + 10 * slope.error * 1e-3
+                if math.isinf(actual.real) or bounds[0] - slack <= actual.real <= bounds[1] + slack:
+                    continue
+                index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), oracle.values[slot].shape))
+                yield case.fail(
+                    f"at a kink the gradient of `{case.slots[slot].name}` is no subgradient {words}",
+                    cause=f"it is {actual.real:.6g}, outside the one-sided slopes [{bounds[0]:.6g}, {bounds[1]:.6g}]",
+                    fix="return a value between the slopes of both sides (torch takes 0 for ReLU at 0)",
+                    input=case.slots[slot].name,
+                    index=index,
+                    expected=bounds[0],
+                    actual=actual.real,
+                )
+                return
+    if by_hand:
+        yield from _ties(case, case.oracle)
+    if not seen:
+        raise Skipped("no kink at the sample, at zeros or at ties")
+
+
+def _ties(case: Case, oracle: Oracle) -> Iterator[Finding]:
+    """Elements that are equal moved together: where that is smooth, the shares of one maximum add up to one."""
+    if not oracle.measurable:
+        return
+    for slot in oracle.asked:
+        value = oracle.values[slot]
+        if value.is_complex() or value.numel() > 4096:
+            continue
+        numbers, counts = value.unique(return_counts=True)
+        for number in numbers[counts > 1][:4]:
+            direction: list[Tensor | None] = [None] * len(oracle.values)
+            direction[slot] = (value == number).to(value.dtype)
+            slope = oracle.slope(direction)
+            analytic = inner(oracle.gradients[slot], direction[slot])
+            if (
+                not slope.kinked
+                and slope.judge(analytic, norm(oracle.gradients[slot], direction[slot]), oracle.dtype) == "wrong"
+            ):
+                yield case.fail(
+                    f"where elements of `{case.slots[slot].name}` are equal, their gradients do not add up",
+                    cause=f"moved together the slope is {slope.central:.6g}, and the gradients sum to {analytic:.6g}: "
+                    "each of the equals gets the whole",
+                    fix="give it to one of them, or share it out",
+                    input=case.slots[slot].name,
+                    expected=slope.central,
+                    actual=analytic,
+                )
+                return
+
+
+def _kinked_samples(case: Case) -> Iterator[tuple[str, list[Tensor]]]:
+    """The sample, then with one element of each slot at 0, then at ±1 (where hinges and clamps turn)."""
+    if not case.large and case.oracle.verdict() != "right":
+        yield "in the sample", list(case.values)
+    for number in (0.0,) if case.large else (0.0, 1.0, -1.0):
+        values = [value.contiguous() for value in case.nearby(("kink", number), by=0.2)]
+        for value, need in zip(values, case.needs, strict=True):
+            if need and value.numel() and not value.is_complex():
+                value.view(-1)[value.numel() // 2] = number
+        yield f"where an input is {number:g}", values
+
+
+def _kink_places(oracle: Oracle, slot: int, words: str) -> list[int]:
+    count = oracle.values[slot].numel()
+    if words == "in the sample":
+        return oracle.sampled(count)[:32]
+    return [count // 2] if count else []
+
+
+def _tied(value: Tensor, place: int) -> bool:
+    flat = value.reshape(-1)
+    return int((flat == flat[place]).sum()) > 2
+
+
+def _subgradients(oracle: Oracle, slot: int, place: int) -> tuple[float, float]:
+    """Bounds of Σ_j g_j s_j over slopes s_j between the left and the right one of each output element."""
+    h = 1e-5 if oracle.dtype == torch.float64 else 1e-2
+    ends = []
+    for sign in (1.0, -1.0):
+        values = [value.clone(memory_format=torch.contiguous_format) for value in oracle.values]
+        values[slot].view(-1)[place] += sign * h
+        with torch.no_grad():
+            outputs = oracle.function(values)
+        pairs = zip(oracle.cotangents, outputs, oracle.outputs, strict=True)
+        terms = [(c.conj() * (y - y0)).real / (sign * h) for c, y, y0 in pairs if c is not None]
+        ends.append(torch.cat([term.reshape(-1).double() for term in terms]))
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    return float(low.sum()), float(high.sum())

@@ -1,0 +1,116 @@
+"""MB207: a returned gradient is memory of its own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop import _torch
+from manual_backprop.validation.audit import snapshot
+from manual_backprop.validation.case import Case
+from manual_backprop.validation.exceptions import Broken, Skipped
+from manual_backprop.validation.report.finding import Finding
+from manual_backprop.validation.rule import rule
+
+MB207_SKELETON = """
+class AddFlat(Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.shapes = a.shape, b.shape
+        return a.flatten() + b.flatten()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        a_shape, b_shape = ctx.shapes
+        ___
+
+
+validate(AddFlat, (randn(2, 3), randn(3, 2)))
+"""
+
+
+@rule("MB207", "Is a gradient memory of its own?", "4 passes", skeleton=MB207_SKELETON)
+def gradient_aliases(case: Case) -> Iterator[Finding]:
+    """A returned gradient is memory of its own: to change it changes nothing else, and a later pass does not change it.
+
+    Two gradients, or a gradient and a tensor of somebody else, share memory. Accumulating or clipping the one in
+    place then changes the other.
+
+    Seen in: linkedin/Liger-Kernel PR#1305: an in-place backward returned a view of the buffer that it was given, so
+    that a test compared two gradients that were one and the same memory.
+
+    Wrong:
+        return grad_output.view(a_shape), grad_output.view(b_shape)
+
+    Right:
+        return grad_output.reshape(a_shape).clone(), grad_output.reshape(b_shape).clone()
+    """
+    ones = [None if c is None else torch.ones_like(c) for c in case.plain.cotangents]
+    found = list(_memory_of_others(case, case.plain.cotangents)) or list(_memory_of_others(case, ones))
+    found = found or list(_buffer_reused(case))
+    if not found and case.functions:
+        found = list(_leaves_share(case))
+    yield from found
+
+
+def _memory_of_others(case: Case, cotangents: list[Any]) -> Iterator[Finding]:
+    graph = case.run()
+    gradients = [g for g in case.differentiate(graph, cotangents) if g is not None]
+    if any(g.layout != torch.strided for g in gradients):
+        raise Skipped("a sparse gradient")
+    kept = [*graph.leaves, *graph.outputs]
+    before = snapshot(kept)
+    with torch.no_grad():
+        for gradient in gradients:
+            if not _overlapping(gradient) and not _torch.has_no_memory(gradient):
+                gradient.add_(1)
+    for i in case.changed(before, snapshot(kept)):
+        what = f"input `{case.slots[i].name}`" if i < len(graph.leaves) else f"output {i - len(graph.leaves)}"
+        yield case.fail(
+            f"a returned gradient is the memory of {what}: changing one changes the other",
+            cause="backward returns a saved tensor (or a view of it) as it is",
+            fix="return a new tensor: multiply by grad_output, or clone",
+        )
+
+
+def _buffer_reused(case: Case) -> Iterator[Finding]:
+    first = case.gradients()
+    before = snapshot(first)
+    try:
+        case.gradients(case.elsewhere("alias"), copied=False)
+    except Broken:
+        return
+    for slot in case.changed(before, snapshot(first)):
+        yield case.fail(
+            f"the gradient of `{case.slots[slot].name}` changes when another pass runs",
+            cause="backward returns the same buffer each time",
+            fix="allocate the result in backward",
+            input=case.slots[slot].name,
+        )
+
+
+def _leaves_share(case: Case) -> Iterator[Finding]:
+    """Two .grad that share memory: scaling one in place (clip_grad_norm_) scales the other."""
+    graph = case.run()
+    pairs = [(o, c.clone()) for o, c in zip(graph.outputs, case.plain.cotangents, strict=True) if c is not None]
+    torch.autograd.backward([o for o, _ in pairs], [c for _, c in pairs])
+    grads = [(slot.name, leaf.grad) for slot, leaf in zip(case.slots, graph.leaves, strict=True) if leaf.is_leaf]
+    grads = [(name, g) for name, g in grads if g is not None and g.layout == torch.strided and not _overlapping(g)]
+    for name, gradient in grads:
+        others = [(n, g) for n, g in grads if g is not gradient]
+        before = snapshot(g for _, g in others)
+        assert gradient is not None
+        gradient.add_(1)
+        for place in case.changed(before, snapshot(g for _, g in others)):
+            yield case.fail(
+                f"the gradients of `{name}` and `{others[place][0]}` share memory: what changes one changes both",
+                cause="two views of one tensor are returned",
+                fix="clone one of them",
+                input=name,
+            )
+            return
+
+
+def _overlapping(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))

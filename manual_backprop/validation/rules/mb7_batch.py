@@ -1,0 +1,169 @@
+"""MB701, MB702 and MB704: no sample, one sample, and other ranks."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manual_backprop.validation.case import Case
+from manual_backprop.validation.diagnosis.patterns import differing
+from manual_backprop.validation.exceptions import Broken, Inconclusive, Skipped, raised_on_purpose
+from manual_backprop.validation.other_shapes import judged, raises, refuses
+from manual_backprop.validation.report.finding import Finding
+from manual_backprop.validation.rule import rule
+from manual_backprop.validation.samples import Reshaped, batch_leaves, reshaped, runs
+
+MB701_SKELETON = """
+class Square(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (x,) = ctx.saved_tensors
+        ___
+
+
+validate(Square, (randn(4, 3),), batch_dim=0)
+"""
+BATCH = """
+class Linear(Function):
+    @staticmethod
+    def forward(ctx, input, weight, bias):
+        ctx.save_for_backward(input, weight)
+        return F.linear(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        input, weight = ctx.saved_tensors
+        ___
+
+
+validate(Linear, (randn(4, 3), randn(5, 3), randn(5)), batch_dim=0)
+"""
+MB704_SKELETON = """
+class Softmax(Function):
+    @staticmethod
+    def forward(ctx, x):
+        a = x.softmax(-1)
+        ctx.save_for_backward(a)
+        return a
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (a,) = ctx.saved_tensors
+        ___
+
+
+validate(Softmax, (randn(4, 3),), batch_dim=0)
+"""
+
+
+@rule("MB701", "Does an empty batch run?", "1 pass", needs="plain batch-dim", skeleton=MB701_SKELETON)
+def empty_batch(case: Case) -> Iterator[Finding]:
+    """An empty batch gives gradients of the right shape, zero for inputs that the samples share.
+
+    A batch without samples crashes backward, or gives no gradient. It is what is left at the end of an epoch, on one
+    of many workers, or behind a filter.
+
+    Seen in: Dao-AILab/flash-attention PR#2776: forward takes a batch of none, and backward was refused by CUDA;
+    intel/torch-xpu-ops PR#5416: it aborted.
+
+    Wrong:
+        largest = grad_output.abs().max()  # of no elements there is none
+        return 2 * x * (grad_output / largest) * largest
+
+    Right:
+        return 2 * x * grad_output
+    """
+    chosen = batch_leaves(case)
+    other = reshaped(case, chosen, lambda t: t.narrow(case.batch_dim or 0, 0, 0))
+    try:
+        graph = case.run(other.values, others=other.others)
+    except Broken as broken:
+        # Much of torch refuses the maximum or the transform of nothing, too.
+        raise Skipped(f"forward refuses an empty batch: {broken.error}") from broken
+    try:
+        actual = case.differentiate(graph, case.cotangents(graph.outputs))
+    except Broken as broken:
+        yield raises(case, broken, "with an empty batch")
+        return
+    if any(output.numel() for output in graph.outputs):
+        return  # a cost: the mean of nothing is NaN, the sum of nothing 0
+    message = "is not zero with an empty batch"
+    expected = [None if g is None else torch.zeros_like(g) for g in actual]
+    yield from differing(case, actual, expected, message, "only with an empty batch", case.still)
+
+
+@rule("MB702", "Is one sample right?", "50 forwards", needs="plain batch-dim", skeleton=BATCH)
+def one_sample(case: Case) -> Iterator[Finding]:
+    """A batch of one sample gives the right gradient.
+
+    A batch of one sample gives a wrong gradient or crashes: an axis of size 1 was squeezed, or mistaken for one that
+    broadcasts.
+
+    Seen in: fla-org/flash-linear-attention#1140: wrong gradients only for chunks of one or two tokens, as in
+    decoding.
+
+    Wrong:
+        error = grad_output.squeeze()
+        return grad_output @ weight, error.mT @ input, error.sum(0)
+
+    Right:
+        return grad_output @ weight, grad_output.mT @ input, grad_output.sum(0)
+    """
+    other = reshaped(case, batch_leaves(case), lambda t: t.narrow(case.batch_dim or 0, 0, 1))
+    graph = yield from _graph(case, other, "with one sample")
+    if graph is not None:
+        yield from judged(case, other, "with one sample", raises)
+
+
+def _graph(case: Case, other: Reshaped, setting: str) -> Any:
+    """The forward pass, or a finding that says why there is none (a generator that returns the graph)."""
+    try:
+        return case.run(other.values, others=other.others)
+    except Broken as broken:
+        if raised_on_purpose(broken.error):
+            raise Skipped(f"forward refuses: {broken.error}") from broken
+        if case.reference is not None and not runs(case.reference, other):
+            raise Skipped(f"the reference raises too: {broken.error}") from broken
+        yield raises(case, broken, setting)
+        return None
+
+
+@rule("MB704", "Are other ranks right?", "100 forwards", needs="plain batch-dim", skeleton=MB704_SKELETON)
+def other_ranks(case: Case) -> Iterator[Finding]:
+    """One leading dimension more, or one fewer, gives the right gradient, where forward takes it.
+
+    forward takes inputs with more or fewer leading axes than the sample that was tested, and for those backward is
+    wrong or crashes: the sum over the samples is one over the first axis.
+
+    Seen in: ooples/AiDotNet.Tensors#234: a bias reduced over axis 0 only, which breaks for sequences;
+    linkedin/Liger-Kernel#1375: a group norm that forward takes with any rank and backward with one.
+
+    Wrong:
+        return a * (grad_output - (a * grad_output).sum(1, keepdim=True))  # the last axis only of matrices
+
+    Right:
+        return a * (grad_output - (a * grad_output).sum(-1, keepdim=True))
+    """
+    chosen, axis = batch_leaves(case), case.batch_dim or 0
+    changes: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+        ("with one more leading dimension", lambda t: torch.stack([t, t.flip(axis)])),
+        ("without the batch dimension", lambda t: t.select(axis, 0)),
+    )
+    asked = False
+    for setting, change in changes:
+        other = reshaped(case, chosen, change)
+        if not runs(case, other):
+            continue
+        asked = True
+        try:
+            yield from judged(case, other, setting, refuses)
+        except Inconclusive:
+            continue
+    if not asked:
+        raise Skipped("forward takes this rank only")
