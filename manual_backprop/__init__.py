@@ -9,8 +9,9 @@ from manual_backprop import kernels as kernels
 from manual_backprop import nn as nn
 from manual_backprop.activations import Activation as Activation
 from manual_backprop.activations import per_neuron as per_neuron
-from manual_backprop.conversion.swap import convert as convert
-from manual_backprop.conversion.swap import revert as revert
+from manual_backprop.conversion import conversions as conversions
+from manual_backprop.conversion import convert as convert
+from manual_backprop.conversion import revert as revert
 from manual_backprop.costs import Cost as Cost
 from manual_backprop.network import Gradients as Gradients
 from manual_backprop.network import Network as Network

@@ -9,9 +9,7 @@ Seen on torch 2.13 and 2.14; the fallbacks need nothing but documented torch.
 """
 
 import contextlib
-import copy
 import itertools
-import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import BackwardCFunction
+
+from manual_backprop._nested import leaves, rebuilt
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,9 +72,7 @@ def instead_of(*names: str, use: Callable[..., Callable[..., Any]] | None = None
 class _OldForm(Function):
     """A Function that torch refuses under a transform, because its forward takes ctx."""
 
-    @staticmethod
-    def forward(ctx: Any) -> None:
-        return None
+    forward = staticmethod(lambda ctx: None)
 
 
 @instead_of("torch._C._are_functorch_transforms_active")
@@ -95,10 +93,7 @@ def transform_is_active() -> bool:
 
 @instead_of("torch.autograd.forward_ad._current_level", use=lambda _: lambda: forward_ad._current_level >= 0)
 def forward_mode_is_on() -> bool:
-    """Whether `torch.autograd.forward_ad.dual_level` is open.
-
-    Without it: by opening a level, since torch refuses the second.
-    """
+    """Whether `torch.autograd.forward_ad.dual_level` is open. Without it: by opening one; torch refuses a second."""
     try:
         level = forward_ad.enter_dual_level()
     except RuntimeError:
@@ -172,8 +167,7 @@ def functions_of_node(node: Any) -> tuple[type, ...]:
     """
     if not isinstance(node, BackwardCFunction):
         return ()
-    name = type(node).__name__
-    return tuple(owner for owner in _subclasses(Function) if f"{owner.__name__}Backward" == name)
+    return tuple(owner for owner in _subclasses(Function) if f"{owner.__name__}Backward" == type(node).__name__)
 
 
 def is_hand_written(node: Any) -> bool:
@@ -185,8 +179,7 @@ def is_hand_written(node: Any) -> bool:
 
 
 @instead_of(
-    "torch.autograd.Function.maybe_clear_saved_tensors",
-    use=lambda _: methodcaller("maybe_clear_saved_tensors"),
+    "torch.autograd.Function.maybe_clear_saved_tensors", use=lambda _: methodcaller("maybe_clear_saved_tensors")
 )
 def free_saved(ctx: Any) -> None:
     """Frees the saved tensors of a Function in the middle of its backward, unless the graph is retained.
@@ -249,29 +242,6 @@ def negative_view(x: Tensor) -> Tensor:
 # --- nested arguments -------------------------------------------------------------------------------------------------
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        parts: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, tuple | list):
-        parts = enumerate(value)
-    else:
-        yield path, value
-        return
-    for key, part in parts:
-        yield from _leaves(part, f"{path}[{key!r}]")
-
-
-def _rebuilt(structure: Any, leaves: Iterator[Any]) -> Any:
-    if isinstance(structure, dict):
-        new = copy.copy(structure)
-        new.update({key: _rebuilt(part, leaves) for key, part in structure.items()})
-        return new
-    if isinstance(structure, tuple | list):
-        parts = [_rebuilt(part, leaves) for part in structure]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
-    return next(leaves)
-
-
 _TREE = (
     "torch.utils._pytree.tree_flatten",
     "torch.utils._pytree.tree_unflatten",
@@ -286,27 +256,24 @@ def flatten(value: Any) -> tuple[list[Any], Any]:
 
     Without it: tuples, lists and dicts; a container of another kind is a leaf.
     """
-    return [leaf for _, leaf in _leaves(value)], _rebuilt(value, itertools.repeat(None))
+    return [leaf for _, leaf in leaves(value)], rebuilt(value, itertools.repeat(None))
 
 
 @instead_of(*_TREE, use=lambda flat, unflat, paths, words: unflat)
-def unflatten(leaves: Iterable[Any], structure: Any) -> Any:
+def unflatten(parts: Iterable[Any], structure: Any) -> Any:
     """`flatten` undone, with other leaves. Without it: as `flatten`."""
-    return _rebuilt(structure, iter(leaves))
+    return rebuilt(structure, iter(parts))
 
 
 @instead_of(*_TREE, use=lambda flat, unflat, paths, words: lambda value: [words(path) for path, _ in paths(value)[0]])
 def leaf_paths(value: Any) -> list[str]:
     """Where each leaf stands, ``["[0]['weight']"]``; "" for a leaf by itself. Without it: as `flatten`."""
-    return [path for path, _ in _leaves(value)]
+    return [path for path, _ in leaves(value)]
 
 
 # --- modules ----------------------------------------------------------------------------------------------------------
 
-FEED_FORWARD: dict[type[nn.Module], str] = {
-    nn.TransformerEncoderLayer: "_ff_block",
-    nn.TransformerDecoderLayer: "_ff_block",
-}
+FEED_FORWARD = dict.fromkeys((nn.TransformerEncoderLayer, nn.TransformerDecoderLayer), "_ff_block")
 """Classes whose forward looks at its input, which `torch.fx` cannot follow, and the method that calls their Linears.
 Without it: a Linear in them is left alone, and `convert` says that its forward cannot be followed."""
 
@@ -316,8 +283,7 @@ def children(module: nn.Module) -> dict[str, Any]:
 
     Without it: none, so that nothing is converted and nothing taken for a Sequential's content.
     """
-    found: dict[str, Any] = vars(module).get("_modules", {})
-    return found
+    return vars(module).get("_modules", {})
 
 
 def hooks(module: nn.Module) -> list[str]:
@@ -342,7 +308,21 @@ def compiled_module(model: nn.Module) -> nn.Module | None:
     return children(model).get("_orig_mod", only)
 
 
-# --- operations and programs ------------------------------------------------------------------------------------------
+# --- random numbers, operations and programs --------------------------------------------------------------------------
+
+
+def _seed_queues(cuda: Any) -> Callable[[], list[Any]]:
+    found = [cuda, *(_found(f"torch.{kind}._lazy_seed_tracker") for kind in ("xpu", "mtia"))]
+    return lambda: [queue for queue in found if queue is not _MISSING]
+
+
+@instead_of("torch.cuda._lazy_seed_tracker", use=_seed_queues)
+def seed_queues() -> list[Any]:
+    """The objects in whose attributes `torch.manual_seed` leaves a seed for a device that is not initialised yet.
+
+    Without it: none, so the seed that a user's function sets there stays.
+    """
+    return []
 
 
 def operation(name: str) -> Callable[..., Any] | None:
@@ -379,24 +359,16 @@ def onednn_has_bfloat16() -> bool:
     return False
 
 
-def compiler_log() -> logging.Logger:
-    """The logger to which the compiler writes its records by thousands. Without it: one to which nobody writes."""
-    return logging.getLogger("torch.__trace")
-
-
 def show_graph(writer: Any, model: nn.Module, x: Tensor) -> None:
     """The graph of a model on TensorBoard, which takes it from `torch.jit.trace`.
 
-    That is deprecated, with a DeprecationWarning up to torch 2.13 and a FutureWarning from 2.14 on, and may break on
-    Python 3.14. Without it: a warning, and no graph.
+    That is deprecated, and may break on Python 3.14. Without it: a warning, and no graph.
     """
     with warnings.catch_warnings():
-        for kind in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", "`torch.jit.trace", kind)
+        warnings.filterwarnings("ignore", "`torch.jit.trace")
         warnings.filterwarnings("ignore", "The input to trace is already a ScriptModule")
         try:
-            # Traced here, because TensorBoard's own tracing would compare the graph with the model, for which torch
-            # imports a second's worth of modules.
+            # Traced here, because TensorBoard would check the graph too, for which torch imports modules for a second.
             writer.add_graph(torch.jit.trace(model, x, check_trace=False), x)
             return
         except (AttributeError, ImportError, NotImplementedError) as error:

@@ -4,14 +4,14 @@ n is the number of samples and y the desired output. A `Cost` speaks of one samp
 1/n comes in with `reduce` and nowhere else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from manual_backprop.activations import ACTIVATIONS, Activation
+from manual_backprop.activations import ACTIVATIONS, Activation, identity
 
 Reduction = Literal["none", "mean", "sum"]
 
@@ -43,11 +43,20 @@ class Cost:
     of_weighted_input: Mapping[str, "Cost"] = field(default_factory=dict)
     derivative_into: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
-    def of_weighted_input_of(self, activation: Activation) -> "Cost | None":
-        """The cost as a function of z, if there is one for outputs of this activation."""
+    def shortened(self, activations: Sequence[Activation]) -> tuple["Cost", list[Activation]]:
+        """The cost and the activations of a network as it is differentiated: where the cost is shorter as a function
+        of z^L, that one and linear outputs, else what is given.
+
+        Example:
+            >>> cross_entropy.shortened([ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]])
+            (sigmoid_cross_entropy, [tanh, identity])
+            >>> quadratic.shortened([ACTIVATIONS["sigmoid"]])
+            (quadratic, [sigmoid])
+        """
+        output = activations[-1]
         # By more than its name: an activation of one's own may be called "sigmoid" too.
-        ready = ACTIVATIONS.get(activation.name) is activation
-        return self.of_weighted_input.get(activation.name) if ready else None
+        ready = output.name in self.of_weighted_input and ACTIVATIONS.get(output.name) is output
+        return (self.of_weighted_input[output.name], [*activations[:-1], identity]) if ready else (self, [*activations])
 
     def gradient(self, a: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """∂C/∂a, written into ``out``."""

@@ -32,6 +32,9 @@ from torch import Tensor
 from manual_backprop.activations import Derivative
 from manual_backprop.kernels import addmm_, hadamard, matmul
 
+FEW = 16
+"""Samples up to which BP3 is added to a bias one by one, in a single call."""
+
 
 def output_error(
     grad_a: Tensor, activation_derivative: Tensor | float | Derivative, out: Tensor | None = None
@@ -110,7 +113,12 @@ def hidden_error(
 
 
 def bias_gradient(
-    delta: Tensor, into: Tensor | None = None, keep: float = 0.0, scale: float = 1.0, ones: Tensor | None = None
+    delta: Tensor,
+    into: Tensor | None = None,
+    keep: float = 0.0,
+    scale: float = 1.0,
+    columns: Tensor | None = None,
+    ones: Tensor | None = None,
 ) -> Tensor:
     """BP3: the gradient of the bias, ∂C/∂b^l = δ^l, summed over the samples.
 
@@ -119,24 +127,29 @@ def bias_gradient(
 
     Args:
         delta: δ^l, ``(*, o)``.
-        into, keep, scale: where ``into`` ``(o,)`` is given, it becomes keep · into + scale · ∂C/∂b^l, in place, as in
-            `weight_gradient`.
-        ones: the input that a bias is the weight of: 1 for each of the N samples, ``(N,)``. A caller that takes many
-            steps keeps it, because to make it takes as long as the product.
+        into, keep, scale, columns: as in `weight_gradient`, with ``into`` ``(o,)``.
+        ones: 1 for each sample, the input that a bias is the weight of, ``(N,)``, if the caller keeps it.
 
     Returns:
         ∂C/∂b^l, ``(o,)``, zeros for an empty batch; or ``into``.
 
     Source: chapter 2, equation (BP3).
     """
-    delta = _samples(delta)
     if into is None:
-        return delta.sum(0)
-    return into.addmv_(delta.mT, delta.new_ones(len(delta)) if ones is None else ones, beta=keep, alpha=scale)
+        return _samples(delta).sum(0)
+    if delta.shape[0] > FEW:  # summed first, because the product rounds ``into`` once a sample
+        delta, columns, ones = delta.sum(0, keepdim=True), None, None
+    columns = delta.mT if columns is None else columns
+    return into.addmv_(columns, delta.new_ones(delta.shape[0]) if ones is None else ones, beta=keep, alpha=scale)
 
 
 def weight_gradient(
-    delta: Tensor, input: Tensor, into: Tensor | None = None, keep: float = 0.0, scale: float = 1.0
+    delta: Tensor,
+    input: Tensor,
+    into: Tensor | None = None,
+    keep: float = 0.0,
+    scale: float = 1.0,
+    columns: Tensor | None = None,
 ) -> Tensor:
     """BP4: the gradient of the weights, ∂C/∂w^l = δ^l (a^{l-1})ᵀ, summed over the samples.
 
@@ -146,7 +159,9 @@ def weight_gradient(
         delta: δ^l, ``(*, o)``.
         input: a^{l-1}, ``(*, i)``, with the same leading dimensions.
         into: where it is given, ``(o, i)``, it becomes keep · into + scale · ∂C/∂w^l, in place and in one product: with
-            w^l for ``into`` and −η for ``scale`` a step of gradient descent. 0 for ``keep`` forgets a NaN.
+            w^l for ``into`` and −η for ``scale`` a step of gradient descent. 0 for ``keep`` forgets a NaN. The samples
+            are then rows, ``(N, o)`` and ``(N, i)``.
+        columns: δ^l with a column a sample, as in the book, ``delta.mT``, if the caller keeps that view.
 
     Returns:
         ∂C/∂w^l, ``(o, i)``, zeros for an empty batch; or ``into``.
@@ -158,8 +173,9 @@ def weight_gradient(
 
     Source: chapter 2, equation (BP4); chapter 1, equation (16) for the step.
     """
-    delta_t, input = _samples(delta).mT, _samples(input)
-    return matmul(delta_t, input) if into is None else addmm_(into, delta_t, input, beta=keep, alpha=scale)
+    if into is None:
+        return matmul(_samples(delta).mT, _samples(input))
+    return addmm_(into, delta.mT if columns is None else columns, input, keep, scale)
 
 
 def _samples(x: Tensor) -> Tensor:

@@ -185,9 +185,7 @@ def network_cost(
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction: expected 'mean' or 'sum', found {reduction!r}")
-    cost, fs = cost_named(cost), [activation_named(f) for f in activations]
-    if short := cost.of_weighted_input_of(fs[-1]):
-        cost, fs[-1] = short, identity
+    cost, fs = cost_named(cost).shortened([activation_named(f) for f in activations])
     if target.shape != (*input.shape[:-1], len(weights[-1])):
         expected, found = (*input.shape[:-1], len(weights[-1])), tuple(target.shape)
         raise ValueError(f"target: expected the shape {expected} of the outputs, found {found}")

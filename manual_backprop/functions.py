@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from manual_backprop import _torch, kernels
+from manual_backprop import _torch, feedforward, kernels
 from manual_backprop.activations import Activation, identity
 from manual_backprop.costs import Cost, reduce
 from manual_backprop.equations import bias_gradient, input_gradient, output_error, weight_gradient
@@ -223,12 +223,11 @@ class NetworkCostFunction(Function):
             ctx.save_for_backward(target, *parameters, input, *gradients)
             return value
         activated, weighted = [input], []  # a^0 = x, a^1 …; the z^l that σ′ is computed from
-        for w, b, f in zip(parameters[::2], parameters[1::2], activations, strict=True):
-            of_product, after = f.split()
-            value = kernels.linear(activated[-1], w, b, of_product)
-            if after is not identity:
+        passed = feedforward.layers(parameters[::2], parameters[1::2], activations, input, keep_z=False)
+        for f, (value, a) in zip(activations, passed, strict=True):
+            if f.split()[1] is not identity:
                 weighted.append(value)
-            activated.append(after.function(value))
+            activated.append(a)
         ctx.save_for_backward(target, *parameters, *activated, *weighted)
         return reduce(cost.value(activated[-1], target), reduction)
 

@@ -1,6 +1,6 @@
 """The backpropagation algorithm as the chapter states it: no autograd anywhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from manual_backprop import kernels
-from manual_backprop.activations import Activation, activation_named, identity
+from manual_backprop.activations import Activation, activation_named
 from manual_backprop.costs import Cost, cost_named
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
+from manual_backprop.feedforward import layers
 
 GATHERED = 2**18
 """Numbers that are gathered for the mini-batches to come, which stay in the cache of a core: 1 MiB of float32."""
@@ -30,6 +31,7 @@ class _Buffers(NamedTuple):
     ones: Tensor  # (N,)
     z: list[Tensor]  # and a, written over it
     deltas: list[Tensor]
+    columns: list[Tensor]  # views of the deltas, (o, N)
 
 
 class Network:
@@ -50,9 +52,9 @@ class Network:
         biases: the b^l, ``(o,)`` each.
         velocities: of the weights, then of the biases; empty until there is momentum.
 
-    Everything runs under `torch.inference_mode`. C is the mean over the samples. Training keeps its z, a and δ in
-    buffers, one set for each size of a mini-batch, and by ATen, with the ready activations that need no z and their
-    costs, allocates nothing after the first step of that size; oneDNN's products are new tensors.
+    Nothing is recorded by autograd, and what is returned are ordinary tensors. C is the mean over the samples. Training
+    keeps its z, a and δ in buffers, one set for each size of a mini-batch, and by ATen, with the ready activations that
+    need no z and their costs, allocates nothing after the first step of that size; oneDNN's products are new tensors.
 
     Raises:
         ValueError: fewer than two sizes, or an unknown activation or cost.
@@ -82,23 +84,22 @@ class Network:
         last = activation if output_activation is None else output_activation
         self.activations = [activation_named(activation)] * (len(sizes) - 2) + [activation_named(last)]
         self.cost = cost_named(cost)
-        layers = list(pairwise(sizes))
-        self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in layers]
-        self.biases = [torch.randn(o, device=device, dtype=dtype) for _, o in layers]
+        self.weights = [torch.randn(o, i, device=device, dtype=dtype) for i, o in pairwise(sizes)]
+        self.biases = [torch.randn(o, device=device, dtype=dtype) for o in sizes[1:]]
         self.velocities: list[Tensor] = []
         self.compile = compile
         self._buffers: dict[tuple, _Buffers] = {}
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # the first step makes them anew
+        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # copies of the columns would be no views
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def feedforward(self, x: Tensor) -> Tensor:
         """a^L for the input x: ``(*, sizes[0])`` to ``(*, sizes[-1])``."""
-        return self._outputs(x)[1]
+        return self._last(self.activations, x)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def backprop(self, x: Tensor, y: Tensor) -> Gradients:
         """The gradient of the cost, the mean over the samples: the five steps of the chapter.
 
@@ -117,67 +118,56 @@ class Network:
         mean, ones = 1 / max(1, rows), buffers.ones
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
-        layers = list(zip(self.weights, self.biases, buffers.deltas, inputs, strict=True))
+        of_weights = zip(self.weights, buffers.deltas, inputs, strict=True)
+        of_biases = zip(self.biases, buffers.deltas, strict=True)
         return Gradients(
-            weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, _, delta, a in layers],
-            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for _, b, delta, _ in layers],
+            weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, delta, a in of_weights],
+            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for b, delta in of_biases],
             deltas=[(delta * mean).reshape(*samples, delta.shape[-1]) for delta in buffers.deltas],
         )
 
     def _inputs_and_errors(self, x: Tensor, y: Tensor, buffers: _Buffers) -> list[Tensor]:
         """Steps 1 to 4 for rows of samples: returns the a^{l-1} that come into the layers, and leaves N times the δ^l
         of the mean in ``buffers.deltas``."""
-        short = self.cost.of_weighted_input_of(self.activations[-1])
-        last = len(self.weights) - 1
+        cost, activations = self.cost.shortened(self.activations)
+        weights, deltas = self.weights, buffers.deltas
+        last = len(weights) - 1
 
         # 1. Input: a^1 = x.
-        inputs, sigma_primes, a = [], [], x
+        inputs, sigma_primes = [x], []
 
         # 2. Feedforward: z^l = w^l a^{l-1} + b^l and a^l = σ(z^l), written over z^l unless that is needed.
-        for layer, (w, b, f, z_out) in enumerate(
-            zip(self.weights, self.biases, self.activations, buffers.z, strict=True)
-        ):
+        passed = layers(weights, self.biases, activations, x, keep_z=False, out=buffers.z)
+        for f, (value, a) in zip(activations, passed, strict=True):
             inputs.append(a)
-            if short and layer == last:
-                z = kernels.linear(a, w, b, identity, z_out)  # δ^L is computed from z^L alone
-            else:
-                of_product, after = f.split()
-                value = kernels.linear(a, w, b, of_product, z_out)
-                a = after.function(value)
-                sigma_primes.append(f.derivative_of(value))
+            sigma_primes.append(f.derivative_of(value))
 
-        # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L), or the short form where σ′ cancels.
-        deltas = buffers.deltas
-        if short:
-            short.gradient(z, y, deltas[last])
-        else:
-            output_error(self.cost.gradient(a, y, deltas[last]), sigma_primes[last], deltas[last])
+        # 3. Output error (BP1): δ^L = ∇_a C ⊙ σ′(z^L); in the short form of the cost, a^L is z^L, and σ′ is 1.
+        output_error(cost.gradient(inputs.pop(), y, deltas[last]), sigma_primes[last], deltas[last])
 
         # 4. Backpropagate the error (BP2): δ^l = ((w^{l+1})ᵀ δ^{l+1}) ⊙ σ′(z^l), for l = L−1, …, 2.
         for layer in range(last - 1, -1, -1):
-            hidden_error(self.weights[layer + 1], deltas[layer + 1], sigma_primes[layer], deltas[layer])
+            hidden_error(weights[layer + 1], deltas[layer + 1], sigma_primes[layer], deltas[layer])
         return inputs
 
-    def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z^L and a^L."""
-        a = x
-        for w, b, f in zip(self.weights[:-1], self.biases, self.activations, strict=False):
-            a = kernels.linear(a, w, b, f)
-        z = kernels.linear(a, self.weights[-1], self.biases[-1], identity)
-        return z, self.activations[-1].function(z)
+    def _last(self, activations: Sequence[Activation], x: Tensor) -> Tensor:
+        """a^L of a network with these activations."""
+        for _, a in layers(self.weights, self.biases, activations, x, keep_z=False):
+            last = a
+        return last
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def mean_cost(self, x: Tensor, y: Tensor) -> Tensor:
         """C, the mean over the samples, ``()``; the short form in z where there is one, finite at any z."""
         return self.outputs_and_cost(x, y)[1]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def outputs_and_cost(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """`feedforward` and `mean_cost` in one."""
         self._expect_outputs(y, x.shape[:-1])
-        z, a = self._outputs(x)
-        short = self.cost.of_weighted_input_of(self.activations[-1])
-        return a, (self.cost.value(a, y) if short is None else short.value(z, y)).mean()
+        cost, activations = self.cost.shortened(self.activations)
+        a, output = self._last(activations, x), self.activations[-1]
+        return a if activations[-1] is output else output.function(a), cost.value(a, y).mean()
 
     @torch.inference_mode()
     def update(
@@ -197,26 +187,36 @@ class Network:
         self._expect_outputs(y, samples)
         rows = samples.numel()
         x, y = x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1])
-        self._descend(x, y, self._buffers_for(rows), learning_rate, momentum, weight_decay)
+        self._start_moving(momentum)
+        self._descend(x, y, self._buffers_for(rows), float(learning_rate), momentum, weight_decay)
+
+    def _start_moving(self, momentum: float) -> None:
+        """Velocities of 0 where there is momentum and there are none yet."""
+        if momentum and not self.velocities:
+            with torch.inference_mode(False):  # ordinary tensors, because they are the caller's too
+                self.velocities = [torch.zeros_like(parameter) for parameter in self.weights + self.biases]
 
     def _descend(
         self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         inputs, mean = self._inputs_and_errors(x, y, buffers), 1 / max(1, x.shape[0])
-        weights, biases, deltas, ones = self.weights, self.biases, buffers.deltas, buffers.ones
+        weights, biases, ones = self.weights, self.biases, buffers.ones
+        errors = list(zip(buffers.deltas, buffers.columns, inputs, strict=True))
 
         # 5. Output (BP3, BP4) and the step, w → w − η (∂C/∂w + λ/n w), in one product each.
         if not momentum:
-            for w, b, delta, a in zip(weights, biases, deltas, inputs, strict=True):
-                weight_gradient(delta, a, into=w, keep=1 - learning_rate * weight_decay, scale=-learning_rate * mean)
-                bias_gradient(delta, into=b, keep=1.0, scale=-learning_rate * mean, ones=ones)
+            keep, step = 1 - learning_rate * weight_decay, -learning_rate * mean
+            for w, b, (delta, columns, a) in zip(weights, biases, errors, strict=True):
+                weight_gradient(delta, a, into=w, keep=keep, scale=step, columns=columns)
+                bias_gradient(delta, into=b, keep=1.0, scale=step, columns=columns, ones=ones)
             return
-        parameters, layers = weights + biases, len(weights)
-        self.velocities = self.velocities or [torch.zeros_like(parameter) for parameter in parameters]
-        for v, w, delta, a in zip(self.velocities[:layers], weights, deltas, inputs, strict=True):
-            weight_gradient(delta, a, into=v, keep=momentum, scale=mean).add_(w, alpha=weight_decay)
-        for v, delta in zip(self.velocities[layers:], deltas, strict=True):
-            bias_gradient(delta, into=v, keep=momentum, scale=mean, ones=ones)
+        parameters, count = weights + biases, len(weights)
+        for v, w, (delta, columns, a) in zip(self.velocities[:count], weights, errors, strict=True):
+            weight_gradient(delta, a, into=v, keep=momentum, scale=mean, columns=columns)
+            if weight_decay:
+                v.add_(w, alpha=weight_decay)
+        for v, (delta, columns, _) in zip(self.velocities[count:], errors, strict=True):
+            bias_gradient(delta, into=v, keep=momentum, scale=mean, columns=columns, ones=ones)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
 
@@ -236,33 +236,35 @@ class Network:
         Args:
             x: the inputs, ``(N, sizes[0])``.
             y: the desired outputs, ``(N, sizes[-1])``.
-            batch_size: samples a mini-batch; the last one has what is left.
+            batch_size: samples a mini-batch, at least 1; the last one has what is left.
             learning_rate: η, or one for each mini-batch.
             order: the samples in the order in which they are taken; a random permutation of all N where it is None.
             momentum, weight_decay: as in `update`.
 
         Raises:
-            ValueError: x or y has not the shape of rows of inputs and outputs, or there is not one learning rate a
-                mini-batch.
+            ValueError: x or y has not the shape of rows of inputs and outputs, `batch_size` is below 1, or there is not
+                one learning rate a mini-batch.
         """
         inputs = self.weights[0].shape[1]
         if x.shape[1:] != (inputs,):
             raise ValueError(f"x: expected the shape (N, {inputs}), found {tuple(x.shape)}")
         self._expect_outputs(y, x.shape[:1])
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
         order = torch.randperm(len(x), device=x.device) if order is None else order
-        batches = -(-len(order) // batch_size)
-        rates = [learning_rate] * batches if isinstance(learning_rate, (int, float)) else list(learning_rate)
-        if len(rates) != batches:
-            raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
-        network = self.weights, self.biases, self.velocities, self.activations
-        cost = self.cost.of_weighted_input_of(self.activations[-1]) or self.cost
-        if self.compile and kernels.sgd(*network, cost, x, y, batch_size, rates, order, momentum, weight_decay):
+        rates = _of_each(learning_rate, -(-len(order) // batch_size))
+        self._start_moving(momentum)
+        cost, _ = self.cost.shortened(self.activations)
+        network = self.weights, self.biases, self.velocities, self.activations, cost
+        if self.compile and kernels.sgd(*network, x, y, batch_size, rates, order, momentum, weight_decay):
             return
         descend = self._descend
         if self.compile and x.is_cuda:
             descend = kernels.captured(self, descend, lambda: self.weights + self.biases + self.velocities)
+        sizes = {min(batch_size, len(order)), len(order) % batch_size} - {0}
+        buffers = {samples: self._buffers_for(samples) for samples in sizes}
         for (x_batch, y_batch), rate in zip(self._batches(x, y, order, batch_size), rates, strict=True):
-            descend(x_batch, y_batch, self._buffers_for(x_batch.shape[0]), rate, momentum, weight_decay)
+            descend(x_batch, y_batch, buffers[x_batch.shape[0]], rate, momentum, weight_decay)
 
     def _batches(self, x: Tensor, y: Tensor, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The mini-batches, in a buffer where one index_select has gathered as many as fit."""
@@ -276,7 +278,7 @@ class Network:
                 torch.index_select(values, 0, samples, out=row)
             yield from zip(*(row.split(batch_size) for row in rows), strict=True)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(self, x: Tensor, labels: Tensor) -> int:
         """How many of the samples ``(N, sizes[0])`` have their largest output at their label ``(N,)``.
 
@@ -309,4 +311,14 @@ class Network:
         def rows() -> list[Tensor]:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
-        return _Buffers(w.new_ones(n), rows(), rows())
+        deltas = rows()
+        return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
+
+
+def _of_each(learning_rate: Any, batches: int) -> list[float]:
+    """The learning rate of each mini-batch, from one number or a sequence, of Python's, NumPy's or torch's."""
+    one = getattr(learning_rate, "ndim", 1) == 0 or not isinstance(learning_rate, Iterable)  # every tensor is Iterable
+    rates = [float(learning_rate)] * batches if one else [float(rate) for rate in learning_rate]
+    if len(rates) != batches:
+        raise ValueError(f"learning_rate: expected one, or {batches}, found {len(rates)}")
+    return rates

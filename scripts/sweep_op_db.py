@@ -4,9 +4,9 @@
     python scripts/sweep_op_db.py --match linalg        # those whose name contains this
     python scripts/sweep_op_db.py --db autograd_function_db
 
-Runs every probe but compile and export on the first sample of each op that has an input that requires grad, and prints
-the counts, then each failure and each refusal with its reason. `autograd_function_db` holds torch's own test Functions,
-some of which are wrong. Needs `expecttest`, which torch's testing module imports.
+Runs every rule but compile and export on the first sample of each op that has an input that requires grad. Prints the
+counts, then each failure, each gradient that is unchecked and each refusal with its reason. `autograd_function_db`
+holds torch's own test Functions, some of which are wrong. Needs `expecttest`, which torch's testing module imports.
 """
 
 import argparse
@@ -146,12 +146,13 @@ def asked(op: Any) -> dict[str, Any]:
 
     report = validate(function, inputs, skip=SKIP)
     statuses = Counter(finding.status for finding in report.findings)
-    reason = "; ".join(f"{finding.code} {finding.message} [{finding.cause}]" for finding in report.failures)
+    told = report.errors or report.failures or report.unchecked
+    reason = "; ".join(f"{finding.code} {finding.message} [{finding.cause}]" for finding in told)
     codes = sorted({finding.code for finding in report.failures})
     known, why = KNOWN.get(op.name, ((), ""))
     explained = bool(codes) and all(code.startswith(known) for code in codes)
     return {
-        "status": "passed" if report.passed else "found in torch" if explained else "failed",
+        "status": "found in torch" if report.verdict == "failed" and explained else report.verdict,
         "reason": f"{why}: {reason}" if explained else reason,
         "codes": codes,
         "counts": statuses,
@@ -166,7 +167,7 @@ def told(rows: list[dict[str, Any]], seconds: float) -> int:
     for row in rows:
         findings.update(row.get("counts", {}))
     print("findings: " + ", ".join(f"{n} {status}" for status, n in findings.most_common()))
-    for status in ("failed", "found in torch", "error", "died", "refused", "no float64", "no sample"):
+    for status in ("failed", "found in torch", "error", "died", "unchecked", "refused", "no float64", "no sample"):
         for row in rows:
             if row["status"] == status:
                 print(f"{status:>14} {row['op']}: {row['reason'][:600]}")

@@ -8,6 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from manual_backprop import Activation, Cost, functional, per_neuron
@@ -233,3 +234,18 @@ REDUCTIONS = params({"none": "none", "mean": "mean", "sum": "sum"})
 # Devices
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+def _cuda_can_be_faked() -> bool:
+    try:
+        with FakeTensorMode():
+            torch.empty(2, device="cuda").uniform_()[:1]
+    except RuntimeError:
+        return False
+    return True
+
+
+needs_fake_cuda = pytest.mark.skipif(
+    not _cuda_can_be_faked(),
+    reason="fake CUDA tensors: torch is built without CUDA, or asks for its driver, as 2.9 does",
+)

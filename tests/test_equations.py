@@ -110,12 +110,20 @@ def test_component_form_of_any_shape(equation, by_loops, signature, shape, sizes
 @pytest.mark.parametrize(("equation", "by_loops", "signature"), EQUATIONS[-2:])
 def test_a_gradient_into_a_tensor(equation, by_loops, signature, shape, keep, scale):
     """keep · into + scale · gradient, in place; 0 for keep forgets a NaN."""
-    args = arguments(signature, shape)
+    args = [rows(x) for x in arguments(signature, shape)]
     gradient = by_loops(*args)
     into = torch.randn_like(gradient) if keep else torch.full_like(gradient, math.nan)
     expected = keep * into.nan_to_num() + scale * gradient
     assert equation(*args, into=into, keep=keep, scale=scale) is into
     assert_close(into, expected)
+
+
+@pytest.mark.parametrize("samples", [10, 1000, 100_000])
+def test_a_bias_is_rounded_a_few_times_and_not_once_a_sample(samples):
+    delta, bias = torch.rand(samples, 30) - 0.5, 1 + torch.rand(30)
+    exact = bias.double() - 1e-3 * delta.double().sum(0)
+    bias_gradient(delta, into=bias, keep=1.0, scale=-1e-3)
+    assert float((bias.double() - exact).abs().max()) < 4 * torch.finfo(torch.float32).eps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

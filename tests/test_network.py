@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -301,6 +302,53 @@ def test_backprop_in_several_threads():
     finally:
         sys.setswitchinterval(interval)
     assert all(torch.equal(gradient, expected[i % 4]) for i, gradient in enumerate(found))
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["steps", "compiled"])
+def test_what_comes_out_are_ordinary_tensors(compile):
+    net = Network([4, 5, 3], compile=compile)
+    x, y = batch(net, dtype=torch.float32)
+    net.sgd(x, y, momentum=0.5)
+    net.update(x, y, 0.1, momentum=0.5)
+    gradients = net.backprop(x, y)
+    given = [*gradients.weights, *gradients.biases, *gradients.deltas, *net.velocities]
+    for tensor in [*given, net.feedforward(x), net.mean_cost(x, y), *net.outputs_and_cost(x, y)]:
+        tensor.mul_(2)
+        leaf = torch.ones_like(tensor, requires_grad=True)
+        (leaf * tensor).sum().backward()
+        assert torch.equal(leaf.grad, tensor)
+
+
+RATES = {
+    "int": 1,
+    "numpy": numpy.float32(0.5),
+    "numpy array": numpy.array(0.5),
+    "tensor": torch.tensor(0.5),
+    "one each": [0.5, numpy.float32(0.25), torch.tensor(0.1)],
+    "numpy, one each": numpy.array([0.5, 0.25, 0.1]),
+    "tensor, one each": torch.tensor([0.5, 0.25, 0.1]),
+}
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["steps", "compiled"])
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+def test_a_learning_rate_is_any_number(rate, compile):
+    net = Network([4, 3], dtype=FLOAT64, compile=compile)
+    twin = copy.deepcopy(net)
+    x, y = batch(net, (6,))
+    net.sgd(x, y, 2, rate, order=torch.arange(6))
+    each = [rate] * 3 if numpy.ndim(rate) == 0 else rate
+    for start, own in zip((0, 2, 4), each, strict=True):
+        twin.update(x[start : start + 2], y[start : start + 2], own)
+    assert_close(net.weights[0], twin.weights[0])
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize("compile", [False, True], ids=["steps", "compiled"])
+def test_a_mini_batch_has_samples(batch_size, compile):
+    net = Network([4, 3], dtype=FLOAT64, compile=compile)
+    with pytest.raises(ValueError, match=f"batch_size: expected at least 1, found {batch_size}"):
+        net.sgd(*batch(net), batch_size=batch_size)
 
 
 def test_sgd_in_random_order_sees_each_sample_once(monkeypatch):

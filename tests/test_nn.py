@@ -26,6 +26,7 @@ from tests.cases import (
     StandInContext,
     assert_close,
     needs_cuda,
+    needs_fake_cuda,
     softplus,
     steep_sigmoid,
 )
@@ -346,6 +347,7 @@ def test_compiled(case):
 # Devices
 
 
+@needs_fake_cuda
 @pytest.mark.parametrize("case", ACTIVATIONS)
 def test_placement_on_cuda_without_a_gpu(case):
     with FakeTensorMode():

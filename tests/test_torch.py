@@ -20,7 +20,9 @@ from tests.cases import params
 # --- each fallback beside the part of torch itself --------------------------------------------------------------------
 
 
-class Double(Function):
+class DoubleHere(Function):
+    """Its name is no other Function's in the process, because a fallback finds Functions by their names."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return 2 * x
@@ -77,7 +79,7 @@ def under_autocast(ask: Callable) -> list[bool]:
 
 def of_nodes(ask: Callable) -> list[Any]:
     x = asked(2)
-    return [ask(node) for node in (Double.apply(x).grad_fn, x.sin().grad_fn, asked(2).clone().grad_fn)]
+    return [ask(node) for node in (DoubleHere.apply(x).grad_fn, x.sin().grad_fn, asked(2).clone().grad_fn)]
 
 
 def after_writing(ask: Callable) -> list[bool]:
@@ -113,7 +115,7 @@ ALIKE = {
     "forward_mode_is_on": (in_forward_mode, [False, True, True]),
     "is_tracing": (in_a_trace, [False, True]),
     "autocast_is_on_somewhere": (under_autocast, [False, True]),
-    "functions_of_node": (of_nodes, [(Double,), (), ()]),
+    "functions_of_node": (of_nodes, [(DoubleHere,), (), ()]),
     "written_in_place": (after_writing, [False, True, False]),
     "watch_memory": (while_held, [True, True, False]),
     "has_no_memory": (of_zeros, [True, False, False]),
@@ -131,6 +133,7 @@ SAFE = {
     "zeros_without_memory": (lambda zeros: zeros((2,)), None),
     "unflatten": (lambda unflatten: unflatten([1, 2, None, 3], NESTED), NESTED),
     "onednn_has_bfloat16": (lambda ask: ask(), False),
+    "seed_queues": (lambda queues: queues(), []),
 }
 
 
@@ -154,16 +157,16 @@ def test_each_part_is_tested_above() -> None:
 
 
 def test_a_function_is_found_by_name_where_several_bear_it() -> None:
-    class Twice(Double):
+    class TwiceHere(DoubleHere):
         pass
 
-    first = Twice
+    first = TwiceHere
 
-    class Twice(Double):
+    class TwiceHere(DoubleHere):
         pass
 
-    found = _torch.PARTS["functions_of_node"].fallback(Twice.apply(asked(2)).grad_fn)
-    assert {*found} == {first, Twice}
+    found = _torch.PARTS["functions_of_node"].fallback(TwiceHere.apply(asked(2)).grad_fn)
+    assert {*found} == {first, TwiceHere}
 
 
 def test_a_custom_op_is_a_function_that_torch_makes() -> None:
@@ -177,13 +180,13 @@ def test_a_custom_op_is_a_function_that_torch_makes() -> None:
 
 
 CPP = """
-struct Twice : torch::autograd::Function<Twice> {
+struct TwiceHere : torch::autograd::Function<TwiceHere> {
   static at::Tensor forward(torch::autograd::AutogradContext*, at::Tensor x) { return 2 * x; }
   static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list g) {
     return {2 * g[0]};
   }
 };
-at::Tensor twice(at::Tensor x) { return Twice::apply(x); }
+at::Tensor twice(at::Tensor x) { return TwiceHere::apply(x); }
 """
 
 

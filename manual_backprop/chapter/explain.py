@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manual_backprop.feedforward import layers
 from manual_backprop.network import Gradients, Network
 
 STEP = 1e-5
@@ -97,10 +98,8 @@ def make(sizes: Sequence[int], activation: str = "sigmoid", cost: str = "quadrat
 
 def five_steps(network: Network, x: Tensor, y: Tensor) -> Steps:
     """Run the algorithm on one sample, ``(i,)`` and ``(o,)``, and keep what it passes by."""
-    activations, zs = [x], []
-    for w, b, f in zip(network.weights, network.biases, network.activations, strict=True):
-        zs.append(torch.nn.functional.linear(activations[-1], w, b))
-        activations.append(f.function(zs[-1]))
+    passed = list(layers(network.weights, network.biases, network.activations, x))
+    zs, activations = [z for z, _ in passed], [x, *(a for _, a in passed)]
     sigma_primes = [f.derivative_at(z) * torch.ones_like(z) for f, z in zip(network.activations, zs, strict=True)]
     grad_a = network.cost.derivative(activations[-1], y)
     return Steps(network, x, y, zs, activations, sigma_primes, grad_a, network.backprop(x, y))
@@ -108,11 +107,9 @@ def five_steps(network: Network, x: Tensor, y: Tensor) -> Steps:
 
 def cost_from(network: Network, layer: int, z: Tensor, y: Tensor) -> Tensor:
     """C as a function of z^l (layers from 2): the rest of the network in plain torch operations."""
-    a = network.activations[layer - 2].function(z)
-    rest = zip(network.weights[layer - 1 :], network.biases[layer - 1 :], network.activations[layer - 1 :], strict=True)
-    for w, b, f in rest:
-        a = f.function(torch.nn.functional.linear(a, w, b))
-    return network.cost.value(a, y)
+    a, rest = network.activations[layer - 2].function(z), slice(layer - 1, None)
+    outputs = [a, *(a for _, a in layers(network.weights[rest], network.biases[rest], network.activations[rest], a))]
+    return network.cost.value(outputs[-1], y)
 
 
 def check(steps: Steps) -> list[Checked]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from manual_backprop import functional
 from manual_backprop.activations import Activation, per_neuron, sigmoid
 from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
+from manual_backprop.feedforward import layers
 from manual_backprop.network import Network
 from manual_backprop.validation import Report, validate
 
@@ -133,12 +134,8 @@ def _network_and_batch(exercise: Exercise, samples: int, seed: int) -> tuple[Net
 
 def _feedforward(network: Network, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The z^l and the a^l of layers 2 and 3."""
-    zs: list[Tensor] = []
-    activations = [x]
-    for w, b, f in zip(network.weights, network.biases, network.activations, strict=True):
-        zs.append(torch.nn.functional.linear(activations[-1], w, b))
-        activations.append(f.function(zs[-1]))
-    return zs, activations[1:]
+    passed = list(layers(network.weights, network.biases, network.activations, x))
+    return [z for z, _ in passed], [a for _, a in passed]
 
 
 def _by_autograd(network: Network, x: Tensor, y: Tensor) -> list[tuple[Tensor, ...]]:

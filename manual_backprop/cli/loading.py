@@ -1,4 +1,4 @@
-"""``PKG.MOD:NAME`` on a command line: what it names, or one line that says why there is no such thing."""
+"""``PKG.MOD:NAME`` on a command line: the object of that name, or one line that says why there is none."""
 
 import functools
 import importlib
@@ -43,7 +43,7 @@ def load(path: str) -> Any:
 
 
 def made(path: str) -> Any:
-    """What the function at `path` returns when it is called without arguments; a tuple or a list is taken as it is.
+    """The inputs that the function at `path` makes; a tuple or a list is taken as it is.
 
     Raises:
         CannotRun: as `load`; or the maker raises, or cannot be called.

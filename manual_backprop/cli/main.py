@@ -4,7 +4,6 @@ Exit status: 0 passed, 1 failed, 2 could not run, with one line on stderr that s
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,11 +113,14 @@ def _writable(path: Path | None) -> None:
     """Refuses a path that cannot be written before a long run, not after it."""
     if path is None:
         return
+    there = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a", encoding="utf-8").close()
     except OSError as error:
         raise CannotRun(f"{path}: {error.strerror}") from error
+    if not there:
+        path.unlink()
 
 
 # --- the commands -------------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def validate(arguments: argparse.Namespace) -> int:
 def _subject(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     func, inputs = load(arguments.func), made(arguments.inputs)
     if isinstance(func, type) and issubclass(func, nn.Module):
-        raise CannotRun(f"{arguments.func}: a module's class; name a module that is made, or a function")
+        raise CannotRun(f"{arguments.func}: this is the class of a module; name a module that is made, or a function")
     reference = None if arguments.reference is None else load(arguments.reference)
     return func, inputs, {"reference": reference, "batch_dim": arguments.batch_dim, "seed": arguments.seed}
 
@@ -203,9 +205,16 @@ def zoo(arguments: argparse.Namespace) -> int:
             raise CannotRun(str(error)) from error
     if arguments.json is not None:
         found = [_as_data(row) for row in matrix]
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        _write_json(arguments.json, found)
     terminal.show_matrix(matrix)
     return PASSED if all(row.as_expected for row in matrix) else FAILED
+
+
+def _write_json(path: Path, data: Any) -> None:
+    from manual_backprop.validation.report import files
+    from manual_backprop.validation.report.json import as_json
+
+    files.write(path, as_json(data) + "\n")
 
 
 def _as_data(row: Any) -> dict[str, Any]:
@@ -230,7 +239,7 @@ def mutate(arguments: argparse.Namespace) -> int:
             {"mutation": o.mutant.mutation.name, "words": o.mutant.words, "status": o.status, "how": o.how}
             for o in found
         ]
-        arguments.json.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_json(arguments.json, data)
     terminal.show_outcomes(found, "your tests" if arguments.tests else "validate")
     return FAILED if any(o.status in ("survived", "not reached") for o in found) else PASSED
 

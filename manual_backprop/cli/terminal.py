@@ -1,4 +1,4 @@
-"""What the commands show: progress on stderr, tables and findings on stdout, in the width that there is."""
+"""The commands on the terminal: progress on stderr, tables and findings on stdout, as wide as the terminal is."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -138,7 +138,7 @@ def show_codes(rules: Sequence["Rule"]) -> None:
 
 
 def show_explanation(rule: "Rule", prelude: str) -> None:
-    """What a code means, a real bug of its class, and a wrong and a right snippet, which run after `prelude`."""
+    """The meaning of a code, a real bug of its class, and a wrong and a right snippet, which run after `prelude`."""
     console = _console()
     console.print(Text.assemble((f"{rule.code} {rule.name}", "bold"), f" ({rule.family})  {rule.asks}"))
     _paragraph(console, f"A right one: {rule.holds}")

@@ -1,4 +1,4 @@
-"""Where the outputs of the modules of a model go, found without running it.
+"""Which module of a model takes the output of which, found without running the model.
 
 An `nn.Sequential` is read, other forwards are followed by `torch.fx`, one forward at a time: every module called in it
 is a leaf, so that no hook runs and nothing is assumed about what is inside.
@@ -75,7 +75,8 @@ def _is_sequential(module: Module) -> bool:
 
 
 def _inner_sequentials(model: Module) -> set[Module]:
-    """Those that are as if their modules stood in the Sequential around them: with no hooks, and in one place."""
+    """The Sequentials that may be read as if their modules stood in the Sequential around them: they have no hooks and
+    stand in one place only."""
     parents = [module for module in model.modules() if _is_sequential(module)]
     places = Counter(child for module in model.modules() for child in _torch.children(module).values())
     children = {child for parent in parents for child in parent.children() if _is_sequential(child)}
@@ -110,7 +111,7 @@ def _calls_in_a_forward(module: Module) -> list[Call]:
         left_out = {parameter.name: None for parameter in parameters if parameter.default is None}
         arguments = [{}, left_out] if left_out else [{}]
         return [call for given in arguments for mode in (True, False) for call in _traced(module, method, mode, given)]
-    except Exception as reason:  # Whatever the code of a forward raises when it is given no tensors.
+    except Exception as reason:  # The forward gets proxies, no tensors, so its code may raise anything.
         first_line = (str(reason) or type(reason).__name__).splitlines()[0]
         return _not_followed(module, f"torch.fx cannot follow the forward of {name}: {first_line}")
 
@@ -133,7 +134,7 @@ def _traced(module: Module, method: str, training: bool, given: dict[str, None])
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         tracer.trace(trial, given)
-    # Read while `trial` is there, since a forward may have kept an output in it.
+    # Read here, while `trial` lives, because a forward may have kept an output in an attribute of it.
     return [_call(node, tracer.called, type(module).__name__) for node in tracer.called]
 
 

@@ -11,7 +11,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch.nn import Module
 
 from manual_backprop import _torch, nn
 from manual_backprop.conversion.calls import Call, follow, own_forward
+from manual_backprop.conversion.report import Row, check, keep
+
+M = TypeVar("M", bound=Module)
 
 
 @dataclass(frozen=True)
@@ -38,55 +41,20 @@ FUSIONS = (
 
 OURS = (nn.Linear, *(fusion.layer for fusion in FUSIONS))
 
-# Attributes that `revert` looks for. The pair has a name of its own, which survives pickle and deepcopy, since the two
-# halves may be separated before they are reverted.
-_PAIR = "_converted_pair"  # of a layer: its pair, "" for a lone Linear
-_STANDS_FOR = "_converted_from"  # of what stands where the activation was: (its pair, the activation)
+# Attributes by which `revert` finds a layer and its activation. Each pair has a random name, which pickle and deepcopy
+# keep, because the two halves may be separated before they are reverted.
+_PAIR = "_converted_pair"  # of a layer: the name of its pair, "" for a lone Linear
+_STANDS_FOR = "_converted_from"  # of what stands in the activation's place: (the name of its pair, the activation)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One Linear: where it is, its class before and after, and why it is not a fused layer."""
-
-    path: str
-    before: str
-    after: str
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What `convert` and `revert` did: a row for each Linear; ``print`` shows it as a table."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def swapped(self) -> tuple[Row, ...]:
-        """The Linears that have another class now."""
-        return tuple(row for row in self.rows if row.before != row.after)
-
-    @property
-    def left(self) -> tuple[Row, ...]:
-        """The Linears that were left alone, each with the reason."""
-        return tuple(row for row in self.rows if row.before == row.after)
-
-    def __str__(self) -> str:
-        table = [("path", "before", "after", "why not")]
-        table += [(row.path or "(the model)", row.before, row.after, row.why) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-        summary = f"{len(self.swapped)} of {len(self.rows)} Linears swapped"
-        return "\n".join(line.rstrip() for line in (summary, *lines))
-
-
-def convert(model: Module, linears: bool = False) -> Conversion:
+def convert(model: M, linears: bool = False) -> M:
     """Make each Linear followed by Sigmoid, Tanh or ReLU the fused layer with the hand-written backward, in place.
 
     The pairs are found in `nn.Sequential`, nested ones too, and by `torch.fx` in other modules, where the activation is
     a module or a function kept as an attribute. The model computes the same; its parameters are the same objects and
     its ``state_dict`` has the same keys. `nn.Identity` stands where an activation module was.
 
-    A pair is left alone, and the report says why, where the swap could be seen: hooks on the activation or on the
+    A pair is left alone, and `conversions` says why, where the swap could be seen: hooks on the activation or on the
     output of the Linear, an activation that is shared or called elsewhere, an output of either that is used twice or
     kept, a subclass of Linear, an activation called as a function in the code of a forward, a forward that torch.fx
     cannot follow. Only forwards are looked at: code elsewhere that calls a converted layer by itself gets a and no
@@ -97,20 +65,21 @@ def convert(model: Module, linears: bool = False) -> Conversion:
         linears: make the other Linears `manual_backprop.nn.Linear`, too.
 
     Returns:
-        What was swapped, what was left, and why.
+        The model, the same object; `conversions` of it tells what was swapped, what was left, and why.
 
     Raises:
         TypeError: `model` is not a module.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
-        >>> print(convert(model))
-        1 of 2 Linears swapped
-        path  before  after       why not
-        0     Linear  LinearTanh
-        2     Linear  Linear      it is the last of its Sequential
+        >>> convert(model)
+        Sequential(
+          (0): LinearTanh(in_features=4, out_features=3, bias=True)
+          (1): Identity()
+          (2): Linear(in_features=3, out_features=1, bias=True)
+        )
     """
-    _check(model)
+    check(model)
     places = list(_places(model))
     originals = Counter(id(place.original) for place in places if isinstance(place.original, Module))
     shared = {place.stand_in for place in places if originals[id(place.original)] > 1}
@@ -129,10 +98,11 @@ def convert(model: Module, linears: bool = False) -> Conversion:
         elif linears and not _unfit(linear):
             _swap(linear, nn.Linear, None)
         rows.append(Row(path, before, _name(type(linear)), why))
-    return Conversion(tuple(rows))
+    keep(model, rows)
+    return model
 
 
-def revert(model: Module) -> Conversion:
+def revert(model: M) -> M:
     """Undo `convert`: the classes, the activations and the attributes are what they were; parameters stay.
 
     A layer is left fused where nothing stands in the place of its activation any more (as in a part of the model).
@@ -141,7 +111,7 @@ def revert(model: Module) -> Conversion:
         model: a converted model, or a copy of one; changed in place. Layers that were ours from the beginning stay.
 
     Returns:
-        What was swapped back, and what was left.
+        The model, the same object; `conversions` of it tells what was swapped back, and what was left.
 
     Raises:
         TypeError: `model` is not a module.
@@ -149,14 +119,13 @@ def revert(model: Module) -> Conversion:
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
-        >>> _ = convert(model), revert(model)
-        >>> model
+        >>> revert(convert(model))
         Sequential(
           (0): Linear(in_features=4, out_features=3, bias=True)
           (1): Tanh()
         )
     """
-    _check(model)
+    check(model)
     layers = [(path, module) for path, module in _linears(model) if _PAIR in vars(module)]
     for path, layer in layers:
         if type(layer) not in OURS:
@@ -169,12 +138,8 @@ def revert(model: Module) -> Conversion:
     for namespace, name, stand_in, pair, original in standing:
         if pair in whole:
             namespace[name] = _as_before(original, stand_in)
-    return Conversion(tuple(_swap_back(path, layer, whole) for path, layer in layers))
-
-
-def _check(model: Module) -> None:
-    if not isinstance(model, Module):
-        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+    keep(model, [_swap_back(path, layer, whole) for path, layer in layers])
+    return model
 
 
 def _linears(model: Module) -> Iterator[tuple[str, torch.nn.Linear]]:
@@ -189,11 +154,11 @@ def _name(layer: type) -> str:
 
 
 class StandIn(torch.nn.Identity):
-    """In the place of an activation while the calls of a model are looked for: a call of it is a call of that place."""
+    """Stands for an activation while `follow` looks for calls, so that each place of one is a module of its own."""
 
 
-class Passed:
-    """In the place of an activation function that a module has as an attribute: returns what it is given."""
+class PassThrough:
+    """The identity, in the place of an activation function that a module has as an attribute."""
 
     def __call__(self, input: Tensor) -> Tensor:
         return input
@@ -232,13 +197,13 @@ def _stand_ins(places: list[_Place]) -> Iterator[None]:
 
 
 def _standing(model: Module) -> list[tuple[dict[str, Any], str, Any]]:
-    """What `convert` has put in the place of an activation: its namespace, its name, and itself."""
+    """Each thing that `convert` has put in the place of an activation, after its namespace and its name there."""
     return [
         (namespace, name, value)
         for owner in model.modules()
         for namespace in (_torch.children(owner), vars(owner))
         for name, value in namespace.items()
-        if isinstance(value, torch.nn.Identity | Passed) and _STANDS_FOR in vars(value)
+        if isinstance(value, torch.nn.Identity | PassThrough) and _STANDS_FOR in vars(value)
     ]
 
 
@@ -312,16 +277,16 @@ def _swap(linear: torch.nn.Linear, layer: type[nn._NamedLinear], place: _Place |
     vars(linear).update({"activation": layer._activation, _PAIR: pair})
     if place is None:
         return
-    stand_in: Any = Passed()
+    stand_in: Any = PassThrough()
     if isinstance(place.original, Module):
         stand_in = torch.nn.Identity()
-        vars(stand_in).update(vars(place.original))  # The same dictionaries of hooks, whoever adds one.
+        vars(stand_in).update(vars(place.original))  # They share the dictionaries of hooks: one added later is in both.
     vars(stand_in)[_STANDS_FOR] = (pair, place.original)
     place.namespace[place.name] = stand_in
 
 
 def _as_before(original: Any, stand_in: Any) -> Any:
-    if isinstance(original, Module):  # Its mode, and what else it was given in the meantime.
+    if isinstance(original, Module):  # The stand-in may have got another mode, hooks and attributes meanwhile.
         vars(original).update({name: value for name, value in vars(stand_in).items() if name != _STANDS_FOR})
     return original
 

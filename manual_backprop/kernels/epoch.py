@@ -25,7 +25,7 @@ def sgd(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
 ) -> bool:
-    """One epoch, where C++ can take it; otherwise nothing has happened, and what does not fit is torch's to refuse.
+    """One epoch, where C++ can take it, and whether it ran; else nothing has happened, and torch may refuse its input.
 
     C++ takes dense rows of float32 or float64 on the CPU, and a small network with activations and a cost that it
     knows.
@@ -40,27 +40,19 @@ def sgd(
         order: the samples in the order in which they are taken.
         momentum, weight_decay: μ and λ/n.
 
-    Returns:
-        Whether it was run.
-
     Raises:
         IndexError: ``order`` names a sample that there is not.
     """
+    small = batch_size * sum(w.numel() for w in weights) <= cpp.LARGEST
+    indices = order.dim() == 1 and order.dtype in (torch.int32, torch.int64)
+    dense = small and indices and cpp.addresses_if_dense(weights[0].dtype, x, y, *weights, *biases, *velocities)
     codes = [f.code for f in activations if f.code is not None]
-    if not (
-        batch_size * sum(w.numel() for w in weights) <= cpp.LARGEST
-        and order.dim() == 1
-        and order.dtype in (torch.int32, torch.int64)
-        and cpp.addresses_if_dense(weights[0].dtype, x, y, *weights, *biases, *velocities)
-        and _fit_together(weights, biases, velocities, activations)
-        and len(codes) == len(activations)
-        and id(cost) in cpp.COSTS
-        and cpp.can_be_built()
-    ):
+    known = len(codes) == len(activations) and id(cost) in cpp.COSTS
+    if not (dense and known and _fit_together(weights, biases, velocities, activations) and cpp.can_be_built()):
         return False
-    layers = len(weights)
     if momentum and not velocities:
         velocities += [torch.zeros_like(parameter) for parameter in (*weights, *biases)]
+    layers = len(weights)
     moving = velocities if momentum else [None] * (2 * layers)
     order = order.to(torch.int64).contiguous()
     if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(x):

@@ -1,4 +1,4 @@
-"""What is measured of a tensor: its norm, a histogram, how much of it is small or not finite, and a picture of it."""
+"""Measures of a tensor: its norm, a histogram, how much of it is small or not finite, and a picture of it."""
 
 import math
 from typing import NamedTuple
@@ -14,7 +14,7 @@ NEAR_ZERO = 0.01
 
 BINS = 32
 COUNTED = 2**20
-"""A histogram of more values than this is one of every so manieth of them."""
+"""A histogram takes at most so many values; of a larger tensor, every second or third and so on."""
 
 
 class Histogram(NamedTuple):
@@ -65,7 +65,7 @@ def histogram(x: Tensor) -> Histogram | None:
     if not x.numel():
         return None
     low, high, total, squares = torch.stack([x.min(), x.max(), x.sum(), x.square().sum()]).tolist()
-    # A single value gets bins around it: limits have to increase.
+    # Where all values are equal the bins lie around them, because TensorBoard wants limits that increase.
     margin = 0.0 if high > low else max(abs(low), 1.0) / 2
     start, width = low - margin, (high - low + 2 * margin) / BINS
     place = ((x - start) / width).long().clamp(0, BINS - 1)

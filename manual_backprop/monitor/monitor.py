@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 EVERY = 1000
-"""Steps between two recorded ones: few enough to stay under 5 % of the time of the smallest network's steps."""
+"""A step of so many is recorded, which costs less than 5 % of the time of the smallest network's training."""
 
 PICTURED = 10
-"""Of so many recorded steps one, the first, shows the weights as pictures: a PNG takes longer than all the rest."""
+"""The first of so many recorded steps shows the weights as pictures, because a PNG takes longer than all the rest."""
 
 LAYOUT = {
     "Learning": {
@@ -135,7 +135,7 @@ class Monitor:
     def _forward_begins(self) -> None:
         if self._paused or _stand_ins():
             return
-        # Of two forward passes before one backward pass, as in a siamese network, the second does not end the first.
+        # A step ends at the first forward pass after its backward pass, because a siamese network makes several before.
         if self._recording is not None and self._recording.differentiated:
             self._write(last=False)
         if not (self.model.training and torch.is_grad_enabled()):
@@ -147,8 +147,10 @@ class Monitor:
             self._recording.attach(self.model, layers=_torch.compiled_module(self.model) is None)
 
     def _write(self, last: bool) -> None:
-        """What the recorded step showed, once; its learning speeds when the parameters have moved: where gradients are
-        accumulated, the optimizer's step comes some forward passes later."""
+        """Writes the recorded step once, and its learning speeds as soon as the parameters have moved.
+
+        They may move some forward passes later, because the optimizer waits where gradients are accumulated.
+        """
         recording = self._recording
         if recording is None:
             return
@@ -177,8 +179,7 @@ class Monitor:
 
 
 class _Hook:
-    """The hook of the model as a whole. A copy of the model, or one read from a file, is not monitored: there it does
-    nothing."""
+    """The hook of the model as a whole; in a copy of the model, or one read from a file, it does nothing."""
 
     def __init__(self, monitor: Monitor | None = None) -> None:
         self.monitor = monitor
@@ -192,7 +193,7 @@ class _Hook:
 
 
 def _stand_ins() -> bool:
-    """Whether the tensors that pass by now are those of a compiler, a trace or a transform, which have no numbers."""
+    """Whether a compiler, a trace or a transform runs the model now, with tensors that have no numbers."""
     return torch.compiler.is_compiling() or _torch.is_tracing() or _torch.transform_is_active()
 
 

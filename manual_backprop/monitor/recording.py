@@ -30,15 +30,15 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
-    """What is computed here is none of the model's: an activation checkpoint around a layer neither counts nor keeps
-    it, or the layers behind it would get it for their own."""
+def _unseen_by_checkpoints() -> Iterator[None]:
+    """Keeps the tensors of this block from an activation checkpoint around a layer, because it would count them among
+    the model's own and hand them to the layers behind."""
     with _torch.without_modes(), saved_tensors_hooks(lambda x: x, lambda x: x):
         yield
 
 
 class Recording:
-    """What one step shows.
+    """The scalars, histograms and marks of one step of training.
 
     Args:
         model: without its wrappers, so that the paths are those of its own modules.
@@ -49,7 +49,7 @@ class Recording:
         scalars, histograms: by tag.
         marks: a line for each tensor with a NaN or an infinity, in the order in which they came up.
         differentiated: whether a backward pass has come to a parameter.
-        written: whether they have been written.
+        written: whether the scalars and histograms have been written.
     """
 
     def __init__(self, model: nn.Module, step: int, reference: bool) -> None:
@@ -61,7 +61,7 @@ class Recording:
         self.before = {name: p.detach().clone() for name, p in _parameters(model)}
         self._layer_handles: list[Any] = []
         self._graph_handles: list[Any] = []
-        self._nodes: list[Any] = []  # of the parameters: without a reference they would go before the backward pass
+        self._nodes: list[Any] = []  # of the parameters; kept here, because torch drops a node that nobody refers to
         self._seen: set[str] = set()
         self._last: tuple[str, Any] = ("", None)  # the layer that ran last, and its output
         for name, value in self.before.items():
@@ -80,7 +80,7 @@ class Recording:
                 hook = module.register_forward_pre_hook(partial(self._activation_runs, path))
                 self._layer_handles.append(hook)
             elif next(module.parameters(recurse=False), None) is not None:
-                # First, so that the model as a whole, which may be such a layer, has not ended yet.
+                # `prepend`, because the model itself may be such a layer: this hook has to run before `forward_ends`.
                 hook = module.register_forward_hook(partial(self._layer_ran, path), prepend=True, with_kwargs=True)
                 self._layer_handles.append(hook)
         for name, parameter in _parameters(self.model):
@@ -100,7 +100,7 @@ class Recording:
         _remove(self._graph_handles)
         self._nodes.clear()
 
-    @_apart()
+    @_unseen_by_checkpoints()
     def _layer_ran(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         a = _first(output)
         if a is None or path in self._seen:  # of several runs in one step, the first
@@ -129,9 +129,10 @@ class Recording:
             self._follow_reference(path, module, x, a)
         return prime.detach() if isinstance(prime, Tensor) else prime
 
-    @_apart()
+    @_unseen_by_checkpoints()
     def _activation_runs(self, path: str, module: nn.Module, args: Any) -> None:
-        """Before an activation module runs, since it may write over z. Its figures belong to the layer it follows."""
+        """Runs before an activation module, because an in-place one writes over z; the figures of an activation belong
+        to the layer that it follows."""
         z = _first(args)
         if z is None:
             return
@@ -198,7 +199,7 @@ class Recording:
         self._scalar(f"saturation/{path}/share", measures.share(prime.abs() < measures.SATURATED))
         self._show(f"saturation/{path}/z", z, f"z of `{path}`")
         if rectifier and a.dim() > 1 and len(a):
-            # A unit is a channel of a convolution, a feature of everything else; dead where it is 0 on all samples.
+            # A unit is a channel of a convolution and a feature of anything else; it is dead if it is 0 on all samples.
             units = (a.detach() == 0).movedim(1 if a.dim() > 3 else -1, 0)
             self._scalar(f"saturation/{path}/dead", measures.share(units.flatten(1).all(1)))
 
@@ -225,7 +226,7 @@ def _plain_gradients(module: LinearActivation, operands: dict[str, Tensor | None
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Those that hold numbers."""
+    """The parameters that are real or complex numbers, by name."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() or parameter.is_complex():
             yield name, parameter

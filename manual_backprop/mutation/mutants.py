@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant; `how` says what noticed it."""
+    """The fate of a mutant; `how` names the test or rule that noticed it."""
 
     mutant: Mutant
     status: Status
@@ -79,7 +79,7 @@ def outcomes(
     progress: Progress | None = None,
     jobs: int = 1,
 ) -> list[Outcome]:
-    """What becomes of every mutant of these Functions.
+    """The fate of every mutant of these Functions.
 
     Args:
         functions: the Function classes to break, one at a time.
@@ -119,7 +119,7 @@ def _chosen(only: Iterable[str] | None) -> list[Mutation]:
 
 
 def _mutants(function: type, run: Run) -> list[Mutant]:
-    """The mutants that would change something, as the run with the true backward tells."""
+    """The mutants that would change something in the run with the true backward."""
     if not run.passed:
         raise CannotMutate(f"the tests fail already with the true backward of {function.__name__}: {run.said}")
     seen = [tuple(item) for event, data in run.events if event == "seen" for item in data["mutants"]]
@@ -153,8 +153,8 @@ class Command:
 
     Args:
         command: with its arguments.
-        timeout: seconds for a run with a mutant, which may keep a training loop from ever ending; None: ten times
-            what the true backward takes, and ten seconds.
+        timeout: seconds for a run with a mutant, because a training loop may wait for ever for a cost that no longer
+            falls; None: ten times the run with the true backward, and ten seconds.
     """
 
     command: Sequence[str]

@@ -6,7 +6,7 @@ told the gradients and grad_outputs of one call, and returns the gradients that 
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.validation.naming import argument_names
+from manual_backprop.validation.replaced import replaced
 
 Grads = tuple[Tensor | None, ...]
 
@@ -39,7 +40,7 @@ class Pass:
     memory: dict[str, Any] = field(default_factory=dict)
 
     def gradients(self, change: Callable[[Tensor], Tensor]) -> Grads:
-        """What the true backward makes of changed grad_outputs."""
+        """The true gradients for changed grad_outputs."""
         return _tuple(self.run(*(change(g) if isinstance(g, Tensor) else g for g in self.grad_outputs)))
 
 
@@ -166,7 +167,7 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
 
 
 def _alike(gradients: Sequence[Tensor | None]) -> list[tuple[int, int]]:
-    """The pairs of gradients of one shape, which could be mistaken for each other."""
+    """The pairs of gradients that have one shape, so that an author may mistake one for the other."""
     pairs = itertools.combinations(range(len(gradients)), 2)
     return [(i, j) for i, j in pairs if gradients[i] is not None and _shape(gradients[i]) == _shape(gradients[j])]
 
@@ -177,7 +178,7 @@ def _square(gradients: Grads, grad_outputs: Sequence[Any], slot: int) -> bool:
 
 
 def _reduced(gradients: Grads, grad_outputs: Sequence[Any], slot: int) -> bool:
-    """The gradient has not the first axis of the grad_outputs: it is a sum over the samples."""
+    """Whether the gradient is a sum over the samples: its first axis is not that of the grad_outputs."""
     shape, rows = _shape(gradients[slot]) or (), {tuple(g.shape)[:1] for g in _tensors(grad_outputs)}
     return all(row and row[0] > 1 and shape[:1] != row for row in rows)
 
@@ -242,7 +243,7 @@ def closer(function: type) -> str:
 
 
 def replacement(function: type, mutation: Mutation | None, slot: int, hear: Hear) -> Callable[..., Any]:
-    """What to put in the place of `function`'s backward: the broken one, or the true one that listens for None."""
+    """A backward to `install`: the broken one, or where `mutation` is None the true one, which tells `hear`."""
     return _listening(function, hear) if mutation is None else _broken(function, mutation, slot, hear)
 
 
@@ -301,16 +302,6 @@ def install(function: type, backward: Callable[..., Any]) -> None:
     setattr(function, closer(function), staticmethod(backward))
 
 
-@contextlib.contextmanager
-def installed(function: type, backward: Callable[..., Any]) -> Iterator[None]:
+def installed(function: type, backward: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
     """`backward` in the place of the Function's own, and its own back at the end."""
-    name = closer(function)
-    own, before = name in vars(function), vars(function).get(name)
-    install(function, backward)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(function, name, before)
-        else:
-            delattr(function, name)
+    return replaced(function, closer(function), staticmethod(backward))

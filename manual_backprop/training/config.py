@@ -64,7 +64,7 @@ class Config:
     threads: int = 1
     """Threads that torch computes with; 0 leaves torch's own choice. Batches of ten are too small to share."""
     check_every: int = 1000
-    """Hold the hand-written gradient against autograd's every so many steps; 0: never."""
+    """Hold the step taken against that of autograd and torch.optim.SGD every so many steps; 0: never."""
     inspect_every: int = 5000
     """Look into the layers (δ, saturation, gradients, learning speed) every so many steps; 0: never."""
     projector: bool = False

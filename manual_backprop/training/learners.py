@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop import nn
+from manual_backprop.activations import Activation
 from manual_backprop.network import Network
 from manual_backprop.training.config import Config
 from manual_backprop.training.parallel import Workers, divided, like, linear_layers, whole
@@ -28,9 +29,6 @@ class Learner(Protocol):
     ) -> None:
         """Gradient descent on mini-batches, a learning rate each: indices into x and y. ``samples``: how many there are
         in the mini-batch over all processes, of which ``batches`` has this one's part."""
-
-    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """The hand-written gradient of the mean cost: of the weights, then of the biases."""
 
     def velocities(self) -> list[Tensor]:
         """Of the weights, then of the biases; empty where there is no momentum yet."""
@@ -83,15 +81,13 @@ class NetworkLearner:
 
     def __init__(self, network: Network, config: Config, weight_decay: float, workers: Workers) -> None:
         self.network, self.momentum, self.weight_decay = network, config.momentum, weight_decay
+        self.batch_size = config.batch_size
 
     def steps(
         self, x: Tensor, y: Tensor, batches: Sequence[Tensor], samples: Sequence[int], rates: Sequence[float]
     ) -> None:
         order = torch.cat(list(batches))
-        self.network.sgd(x, y, len(batches[0]), rates, order, self.momentum, self.weight_decay)
-
-    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        return backprop_gradients(self.network, x, y)
+        self.network.sgd(x, y, self.batch_size, rates, order, self.momentum, self.weight_decay)
 
     def velocities(self) -> list[Tensor]:
         return self.network.velocities
@@ -117,10 +113,8 @@ class ModuleLearner:
         workers: Workers,
         model: torch.nn.Module,
         cost: Callable[[Tensor, Tensor], Tensor],
-        hand_written: bool,
     ) -> None:
         self.network, self.model, self.cost, self.workers = network, model, cost, workers
-        self.hand_written = hand_written
         weights, biases = _weights_and_biases(model)
         self.parameters = weights + biases
         with torch.no_grad():
@@ -153,11 +147,6 @@ class ModuleLearner:
         (self.cost(self.parallel(x), y) * (self.shares / samples)).backward()
         self.optimizer.step()
 
-    def written_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        if not self.hand_written:
-            return backprop_gradients(self.network, x, y)  # the control has none of its own
-        return list(torch.autograd.grad(self.cost(self.model(x), y) / len(x), self.parameters))
-
     def velocities(self) -> list[Tensor]:
         buffers = (self.optimizer.state[p].get("momentum_buffer") for p in self.trained)
         return [whole(buffer) for buffer in buffers if buffer is not None]
@@ -189,64 +178,45 @@ def _weights_and_biases(model: torch.nn.Module) -> tuple[list[Tensor], list[Tens
 
 def _layers(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
     """The drop-in layers. The cost of a sigmoid output is taken from z, so there the last layer is linear."""
-    cross_entropy = config.cost == "cross_entropy"
-    model = nn.MLP(
-        config.sizes,
-        config.activation,
-        "identity" if cross_entropy else config.output,
-        device=network.weights[0].device,
-        dtype=config.torch_dtype,
-    )
-    cost = nn.SigmoidCrossEntropyCost("sum") if cross_entropy else nn.QuadraticCost("sum")
-    return ModuleLearner(network, config, weight_decay, workers, model, cost, hand_written=True)
+    cost, activations = network.cost.shortened(network.activations)
+    *hidden, output = activations
+    place: dict = {"device": network.weights[0].device, "dtype": config.torch_dtype}
+    model = nn.MLP(config.sizes, hidden[0] if hidden else output, output, **place)
+    return ModuleLearner(network, config, weight_decay, workers, model, MODULES[cost.name]("sum"))
 
 
 def _autograd(network: Network, config: Config, weight_decay: float, workers: Workers) -> ModuleLearner:
     """The control: the same network and cost in nothing but torch.nn."""
+    cost, activations = network.cost.shortened(network.activations)
     place: dict = {"device": network.weights[0].device, "dtype": config.torch_dtype}
     modules: list[torch.nn.Module] = []
-    for i, o in pairwise(config.sizes):
-        modules += [torch.nn.Linear(i, o, **place), TORCH_ACTIVATIONS[config.activation]()]
-    modules[-1] = TORCH_ACTIVATIONS["identity" if config.cost == "cross_entropy" else config.output]()
-    model, cost = torch.nn.Sequential(*modules), TORCH_COSTS[config.cost]
-    return ModuleLearner(network, config, weight_decay, workers, model, cost, hand_written=False)
+    for (i, o), f in zip(pairwise(config.sizes), activations, strict=True):
+        modules += [torch.nn.Linear(i, o, **place), in_torch(f)()]
+    return ModuleLearner(network, config, weight_decay, workers, torch.nn.Sequential(*modules), TORCH_COSTS[cost.name])
 
 
-TORCH_ACTIVATIONS = {
-    "sigmoid": torch.nn.Sigmoid,
-    "tanh": torch.nn.Tanh,
-    "relu": torch.nn.ReLU,
-    "identity": torch.nn.Identity,
+def in_torch(activation: Activation) -> type[torch.nn.Module]:
+    """torch's own of one of the ready activations."""
+    assert activation.module is not None
+    return activation.module
+
+
+MODULES: dict[str, Callable[[str], torch.nn.Module]] = {
+    "quadratic": nn.QuadraticCost,
+    "sigmoid_cross_entropy": nn.SigmoidCrossEntropyCost,
 }
 
 TORCH_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "quadratic": lambda a, y: torch.nn.functional.mse_loss(a, y, reduction="sum") / 2,
-    "cross_entropy": lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
+    "sigmoid_cross_entropy": lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
 }
+"""The costs that a network is differentiated with (`Cost.shortened`), summed over the samples, as torch has them."""
 
 LEARNERS: dict[str, Callable[[Network, Config, float, Workers], Learner]] = {
     "network": NetworkLearner,
     "layers": _layers,
     "autograd": _autograd,
 }
-
-
-def backprop_gradients(network: Network, x: Tensor, y: Tensor) -> list[Tensor]:
-    """What the algorithm makes of it: of the weights, then of the biases."""
-    gradients = network.backprop(x, y)
-    return gradients.weights + gradients.biases
-
-
-def autograd_gradients(network: Network, x: Tensor, y: Tensor) -> list[Tensor]:
-    """What autograd makes of the same network, in nothing but torch.nn: of the weights, then of the biases."""
-    parameters = [p.detach().clone().requires_grad_() for p in network.weights + network.biases]
-    layers = len(network.weights)
-    a = x
-    for w, b, f in zip(parameters[:layers], parameters[layers:], network.activations, strict=True):
-        z = torch.nn.functional.linear(a, w, b)
-        a = TORCH_ACTIVATIONS[f.name]()(z)
-    output = z if network.cost.name == "cross_entropy" else a
-    return list(torch.autograd.grad(TORCH_COSTS[network.cost.name](output, y) / len(x), parameters))
 
 
 def clone_state(learner: Learner) -> State:

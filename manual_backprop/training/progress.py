@@ -80,7 +80,7 @@ def show_summary(
         "best on test": f"{best['accuracy_test']:.2f} % after epoch {best['epoch']}",
         "source reports": f"{recipe.reported} % on {recipe.measured_on}" if recipe.reported else "nothing, it is ours",
         "an epoch": f"{sum(row['seconds'] for row in history) / len(history):.2f} s of training",
-        "disagreement": f"hand-written against autograd, worst {worst_disagreement:.1e}, allowed {allowed:.1e}"
+        "disagreement": f"against autograd and torch.optim.SGD, worst {worst_disagreement:.1e}, allowed {allowed:.1e}"
         if config.check_every
         else "not checked",
         "run": str(folder),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop import _torch, kernels
+from manual_backprop.feedforward import layers
 from manual_backprop.monitor.monitor import LAYOUT, Monitor
 from manual_backprop.network import Network
 from manual_backprop.training import pictures
@@ -138,15 +139,20 @@ class RunLog:
             )
 
     def _graph(self, x: Tensor) -> None:
-        with self.paused():
-            _torch.show_graph(self.writer, self.module.model, x)
+        """The model on "Graphs"; or on "Text" why it is not there, because a run is not to fail by its last picture."""
+        try:
+            with self.paused():
+                _torch.show_graph(self.writer, self.module.model, x)
+        except Exception as error:  # whatever tracing raises in this version of torch
+            self.writer.add_text("graph", f"The model could not be traced: {type(error).__name__}: {error}")
 
     def _projector(self, test: Images, step: int) -> None:
         """The activations of the last hidden layer, each with its digit and picture."""
         images = test.x[:PROJECTED]
-        hidden = images
-        for w, b, f in zip(self.network.weights[:-1], self.network.biases, self.network.activations, strict=False):
-            hidden = f.function(torch.nn.functional.linear(hidden, w, b))
+        activations = [
+            a for _, a in layers(self.network.weights, self.network.biases, self.network.activations, images)
+        ]
+        hidden = [images, *activations][-2]
         thumbnails = 1 - images.float().reshape(-1, 1, 28, 28)
         digits = test.labels[:PROJECTED].tolist()
         self.writer.add_embedding(hidden.float(), digits, thumbnails, step, tag="hidden")

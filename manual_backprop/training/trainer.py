@@ -1,23 +1,25 @@
 """The training loop: epochs of mini-batches, with a look at every so many steps."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manual_backprop.feedforward import layers
 from manual_backprop.network import Network
 from manual_backprop.training import agreement, checkpoint
-from manual_backprop.training.agreement import TrainingStopped
+from manual_backprop.training.agreement import Step, TrainingStopped
 from manual_backprop.training.checkpoint import Checkpoint
 from manual_backprop.training.config import Config
 from manual_backprop.training.data import Mnist, displaced
 from manual_backprop.training.evaluation import Score, score
-from manual_backprop.training.learners import LEARNERS, Learner, clone_state, initial_network, load_state
+from manual_backprop.training.learners import LEARNERS, Learner, State, clone_state, initial_network, load_state
 from manual_backprop.training.parallel import Workers
 from manual_backprop.training.progress import Progress
 from manual_backprop.training.run_log import RunLog
@@ -58,8 +60,8 @@ class Trainer:
         self.config, self.data, self.device, self.workers = config, data, device, workers or Workers()
         self.folder, self.log, self.progress = folder, log, progress or Progress(config, shown=False)
         network = initial_network(config, device)
-        weight_decay = config.l2 / len(data.train)
-        self.learner: Learner = LEARNERS[config.backprop](network, config, weight_decay, self.workers)
+        self.weight_decay = config.l2 / len(data.train)
+        self.learner: Learner = LEARNERS[config.backprop](network, config, self.weight_decay, self.workers)
         self.steps_per_epoch = -(-len(data.train) // config.batch_size)
         self.epoch = self.step = 0
         self.history: list[dict[str, float]] = []
@@ -85,7 +87,7 @@ class Trainer:
         """Train to the last epoch, or until a signal comes, and score the network on the test images.
 
         Raises:
-            TrainingStopped: the cost is not finite, or the hand-written gradient is not autograd's.
+            TrainingStopped: the cost is not finite, or a step is not that of autograd and `torch.optim.SGD`.
         """
         self.save()  # a last good checkpoint there is from the start
         with self._signals(), self.progress:
@@ -145,20 +147,34 @@ class Trainer:
             self.log.batch(self.total_steps, self.last_cost)
 
     def _train_steps(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
-        """With nothing in between; the gradient of the first is checked where that is due."""
+        """With nothing in between; the first of them is held against torch's where that is due."""
+        targets = self.data.train.y
         # Tensor parallel divides the neurons, and not the images.
         whole = self.workers.size == 1 or self.config.parallel == "tensor"
         mine = batches if whole else [batch[self.workers.rank :: self.workers.size] for batch in batches]
-        if self.config.check_every and self.total_steps % self.config.check_every == 0:
-            self.learner.gather()
-            self._check(pixels[mine[0]], self.data.train.y[mine[0]])
-        if self.log:
-            self.log.before_step(pixels[mine[0]], self.data.train.y[mine[0]], self.total_steps)
         rates = [self.learning_rate(step) for step in range(len(batches))]
-        self.learner.steps(pixels, self.data.train.y, mine, [len(batch) for batch in batches], rates)
+
+        def take(part: slice) -> None:
+            if batches[part]:
+                self.learner.steps(pixels, targets, mine[part], [len(batch) for batch in batches[part]], rates[part])
+
+        if self.log:
+            self.log.before_step(pixels[mine[0]], targets[mine[0]], self.total_steps)
+        if self.config.check_every and self.total_steps % self.config.check_every == 0:
+            before = self._state()
+            take(slice(0, 1))
+            self._check(before, pixels[batches[0]], targets[batches[0]], rates[0])
+            take(slice(1, None))
+        else:
+            take(slice(None))
         if self.log:
             self.log.after_step()
         self.step += len(batches)
+
+    def _state(self) -> State:
+        """A copy, brought together from all processes."""
+        self.learner.gather()
+        return clone_state(self.learner)
 
     def _steps_in_one_call(self) -> int:
         """Up to the next one that is checked or inspected; one that is inspected is alone."""
@@ -169,11 +185,14 @@ class Trainer:
             every - self.total_steps % every for every in (self.config.check_every, inspect_every, LOOK) if every
         )
 
-    def _check(self, x: Tensor, y: Tensor) -> None:
-        if not len(x):  # more processes than images in the last mini-batch
-            return
-        with self.log.paused() if self.log else nullcontext():
-            found = agreement.measure(self.learner, x, y)
+    def _check(self, before: State, x: Tensor, y: Tensor, learning_rate: float) -> None:
+        """Hold the step just taken from ``before`` on the mini-batch x, y against torch's.
+
+        Raises:
+            TrainingStopped: it is another one.
+        """
+        step = Step(x, y, learning_rate, self.config.momentum, self.weight_decay)
+        found = agreement.measure(self.network, before, self._state(), step)
         self.worst_disagreement = max(self.worst_disagreement, found.worst)
         if self.log:
             self.log.disagreement(self.total_steps, found)
@@ -197,7 +216,7 @@ class Trainer:
                 layer = first_layer_not_finite(self.network, pixels[batch])
                 found = (
                     f"step {self.total_steps} (epoch {self.epoch + 1}): the cost became {cost:g}, first in layer "
-                    f"{layer} of {len(self.network.weights)}"
+                    f"{layer} of {len(self.network.weights) + 1}"
                 )
                 if self.log:
                     self.log.not_finite(self.total_steps, found)
@@ -221,7 +240,9 @@ class Trainer:
         def interrupt(number: int, frame: Any) -> None:
             self.interrupted = signal.Signals(number)
 
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python gives signals to the main thread only; in another one (of a notebook, say) nothing is caught.
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, interrupt) for number in caught}
         try:
             yield
         finally:
@@ -235,15 +256,13 @@ class Trainer:
 
 
 def first_layer_not_finite(network: Network, x: Tensor) -> int:
-    """The first layer, counted from 1, whose weights, biases or weighted inputs are NaN or infinite; else the last,
-    whose finite outputs have an infinite cost."""
-    a = x
-    for layer, (w, b, f) in enumerate(zip(network.weights, network.biases, network.activations, strict=True), start=1):
-        z = torch.nn.functional.linear(a, w, b)
+    """The first layer, counted as in the book (2 is the first with weights), whose weights, biases or weighted inputs
+    are NaN or infinite; else the last, whose finite outputs have an infinite cost."""
+    passed = layers(network.weights, network.biases, network.activations, x)
+    for layer, (w, b, (z, _)) in enumerate(zip(network.weights, network.biases, passed, strict=True), start=2):
         if not all(bool(tensor.isfinite().all()) for tensor in (w, b, z)):
             return layer
-        a = f.function(z)
-    return len(network.weights)
+    return len(network.weights) + 1
 
 
 def _finite(x: float) -> bool:

@@ -1,4 +1,4 @@
-"""What `validate` is given: refused in words where it cannot be asked, and made into cases."""
+"""The arguments of `validate`: refused in words where they cannot be validated, and made into cases."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from manual_backprop import _torch
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken, one_line
-from manual_backprop.validation.naming import argument_names
+from manual_backprop.validation.naming import argument_names, counted
 from manual_backprop.validation.rule import Rule
 from manual_backprop.validation.subject import Subject
 from manual_backprop.validation.untouched import seed_all
@@ -88,10 +88,12 @@ def _case(func: Any, sample: tuple, reference: Any, batch_dim: int | None, seed:
         tensors += list(func.parameters())
     devices = {str(t.device) for t in tensors}
     if len(devices) > 1:
-        raise ValueError(f"inputs: they are on several devices ({', '.join(sorted(devices))}); move them to one")
+        raise ValueError(f"inputs: they are on several devices ({', '.join(sorted(devices))}); move all to one device")
     case = Case(func, sample, reference, batch_dim, seed)
     if not any(case.needs):
-        raise ValueError("inputs: no tensor requires grad; call .requires_grad_() on those whose gradient is meant")
+        raise ValueError(
+            "inputs: no tensor requires grad; call .requires_grad_() on each whose gradient is to be checked"
+        )
     _check_forward(case)
     if case.reference is not None:
         _check_reference(case, case.reference)
@@ -109,10 +111,13 @@ def _refuse_inference_tensors(func: Any, sample: tuple) -> None:
 
 
 def _check_forward(case: Case) -> None:
-    """Raises where a forward pass shows that the callable cannot be validated; one that raises is a finding."""
+    """Raises where a forward pass shows that the callable cannot be validated; a forward that itself raises is
+    reported later, as a finding."""
     try:
         first = _seeded(case, 1)
     except Broken as broken:
+        # In torch's own English, because torch has no exception class for this. Should the words change, a forward that
+        # writes into its arguments is reported as a failure (it raises), never as a pass.
         if "leaf Variable that requires grad" not in str(broken) and "view of a leaf" not in str(broken):
             return
         case.in_place = True
@@ -123,7 +128,7 @@ def _check_forward(case: Case) -> None:
         )
     if not _same(first, _seeded(case, 2)) and _same(first, _seeded(case, 1)):
         raise ValueError(
-            "func: it is random (two calls on the same inputs differ); seed it inside, or pass its mask as an input"
+            "func: it is random: two calls on the same inputs differ; seed it inside, or pass the mask as an input"
         )
 
 
@@ -131,13 +136,13 @@ def _check_reference(case: Case, reference: Subject) -> None:
     try:
         mine = case.run().outputs
     except Broken:
-        return  # told as a finding
+        return  # because the rules report it as a finding
     try:
         theirs = reference.run().outputs
     except Broken as broken:
         raise ValueError(f"reference: {one_line(broken)}") from broken
     if len(mine) != len(theirs):
-        raise ValueError(f"reference: it has {len(theirs)} outputs where func has {len(mine)}")
+        raise ValueError(f"reference: it has {counted(len(theirs), 'output')} where func has {len(mine)}")
     for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
         if a.shape != b.shape:
             raise ValueError(

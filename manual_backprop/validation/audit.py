@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor
 from manual_backprop import _torch
 from manual_backprop.validation.exceptions import Broken
 from manual_backprop.validation.naming import argument_names
+from manual_backprop.validation.replaced import replaced
 from manual_backprop.validation.subject import Subject
 from manual_backprop.validation.tolerances import pieces
 
@@ -102,37 +104,37 @@ RAW = ("numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 
 
 def reads_raw_memory(subject: Subject) -> bool:
-    """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass."""
+    """Whether a pass reads memory behind torch's back. Under vmap that crashes the interpreter, not just the pass.
+
+    The methods are replaced for the whole process, so the program's other threads are not counted. Threads of the
+    autograd engine, in which a backward on a GPU runs, are not threads of Python's; they and new ones are.
+    """
     seen: list[str] = []
+    others = _other_threads()
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(tensor: Tensor, *args: Any, **options: Any) -> Any:
-            seen.append(name)
+            if threading.get_ident() not in others:
+                seen.append(name)
             return original(tensor, *args, **options)
 
         return call
 
+    data = Tensor.data
+    methods: dict[str, Any] = {name: watched(name, getattr(Tensor, name)) for name in RAW}
+    methods["data"] = property(watched("data", data.__get__), data.__set__)  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
-        data = Tensor.data
-        stack.enter_context(_replaced_method(Tensor, "data", property(watched("data", data.__get__), data.__set__)))  # type: ignore[attr-defined]
-        for name in RAW:
-            stack.enter_context(_replaced_method(Tensor, name, watched(name, getattr(Tensor, name))))
+        for name, method in methods.items():
+            stack.enter_context(replaced(Tensor, name, method))
         with contextlib.suppress(Broken):
             subject.gradients()
     return bool(seen)
 
 
-@contextlib.contextmanager
-def _replaced_method(owner: type, name: str, method: Any) -> Iterator[None]:
-    own, before = name in vars(owner), vars(owner).get(name)
-    setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
+def _other_threads() -> set[int | None]:
+    """The threads that Python has started, without this one and without the "dummy threads" that others started."""
+    started = (thread for thread in threading.enumerate() if not thread.name.startswith("Dummy-"))
+    return {thread.ident for thread in started} - {threading.get_ident()}
 
 
 @contextlib.contextmanager
@@ -163,23 +165,8 @@ def _recorded(function: type, calls: list[Call], arguments: dict[int, tuple[Any,
         )
         return returned
 
-    with _replaced(function, opener, opened), _replaced(function, closer, closed):
+    with replaced(function, opener, staticmethod(opened)), replaced(function, closer, staticmethod(closed)):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(owner: type, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """`owner.name` replaced by a static method, and put back as it stood, inherited or not."""
-    own = name in vars(owner)
-    before = vars(owner).get(name)
-    setattr(owner, name, staticmethod(function))
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
 
 
 def _described(function: type, inputs: Sequence[Any]) -> list[Argument]:

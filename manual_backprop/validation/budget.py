@@ -1,4 +1,4 @@
-"""Precision: how far from float64 may a gradient be that was computed in a coarser dtype, from the same numbers?"""
+"""Precision: how far may a gradient that was computed in a coarse dtype be from that of float64, from equal numbers?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,15 @@ from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.subject import Gradients, Subject, rounded
 from manual_backprop.validation.tolerances import BUDGET, EAGER_FACTOR, epsilon, largest, mismatch, wide
 
+LARGE_IN_FLOAT16 = 100.0  # the square of a number three times as large overflows, and backward may well square it
+
 
 @dataclass
 class Exact:
-    """Gradients in float64 from numbers quantised to a dtype, and what one rounding of them moves."""
+    """Gradients in float64 from numbers quantised to a dtype, and how far one rounding of these numbers moves them."""
 
     gradients: Gradients
-    noise: list[float]
+    noise: list[float]  # the change of each gradient
     eager: list[float] | None  # the reference's own error in that dtype, where there is a reference
 
 
@@ -38,7 +40,7 @@ def exact(case: Case, values: list[Tensor], given: list[Any], dtype: torch.dtype
     try:
         gradients = truth.gradients([in_dtype(value, torch.float64) for value in values], wide_given, copied=False)
     except Broken as broken:
-        raise Skipped(f"it does not run in float64, which {dtype} is compared with: {broken.error}") from broken
+        raise Skipped(f"{dtype} cannot be compared with float64, in which it does not run: {broken.error}") from broken
     noise = [0.0] * len(values)
     for trial in range(1 if case.large else 3):
         draw = case.generator("budget", trial)
@@ -70,11 +72,13 @@ def over_budget(case: Case, actual: Gradients, truth: Exact, dtype: torch.dtype)
         if e is None or not case.needs[slot]:
             continue
         a = given.to_dense() if given is not None and given.layout != torch.strided else given
-        # Beyond the range of the dtype, and where the exact one is not finite, nothing is asked.
+        # Elements near the end of the dtype's range, or not finite in float64, are not compared (NaN stands for that),
+        # because there a right backward overflows too.
         expected = torch.where(wide(e).abs() < 0.1 * torch.finfo(dtype).max, wide(e), torch.nan)
         if dtype == torch.float16 and truth.eager is None and a is not None:
-            # In that narrow range an intermediate may overflow in eager torch too; NaN among small numbers may not.
-            overflow = a.isinf() | (a.isnan() & (expected.abs() > 100))
+            # Infinities, and NaN in the place of a large number, are allowed, because in the narrow range of float16 an
+            # intermediate may overflow in eager torch too; NaN in the place of a small number is not.
+            overflow = a.isinf() | (a.isnan() & (expected.abs() > LARGE_IN_FLOAT16))
             expected = torch.where(overflow, torch.nan, expected)
         rounding = max(epsilon(dtype) * largest(expected), truth.noise[slot], 0.1 * epsilon(dtype) * overall)
         rounding += float(torch.finfo(dtype).tiny)
@@ -86,6 +90,6 @@ def over_budget(case: Case, actual: Gradients, truth: Exact, dtype: torch.dtype)
         if found is not None:
             e_, a_ = found.numbers
             times = abs(a_ - e_) / (epsilon(dtype) * max(largest(expected), 1e-300))
-            predicate = f"in {dtype} is {times:.3g} roundings away from float64's"
+            predicate = f"in {dtype} is {times:.3g} roundings away from that in float64"
             fix = "accumulate and multiply in the dtype of the tensors, or in float32"
             yield wrong_gradient(case, slot, found, predicate, f"only in {dtype}", fix=fix)

@@ -1,4 +1,4 @@
-"""A case: a subject with what many rules ask for, each made once, and the words in which a rule answers."""
+"""A case: a subject, the results that many rules need, each made once, and the words in which a rule answers."""
 
 import contextlib
 import functools
@@ -34,24 +34,25 @@ class Case(Subject):
     """A subject as the rules are asked about it.
 
     Attributes:
-        trusted: False for a surrogate gradient, which is not the derivative and is not compared with one.
-        sample: its number among several samples, or None.
-        right: the slots whose gradient an oracle of values (differences, the reference) has found right.
-        rule: the one that is asked now.
-        told: the exception that has been told as a failure and stops other rules too, in words.
+        trusted: False for a surrogate gradient, which is not meant to be the derivative and is not compared with one.
+        sample: the number of this sample, where there are several; None otherwise.
+        judged: the slots whose gradient an oracle of values (differences, the reference) has judged, right or wrong.
+        rule: the rule that is asked now.
+        reported: the message of the exception that has been reported as a failure, so that the other rules which it
+            stops do not report it again.
     """
 
     trusted = True
     sample: int | None = None
-    told: str = ""
+    reported: str = ""
     rule: Rule
 
     @functools.cached_property
-    def right(self) -> set[int]:
+    def judged(self) -> set[int]:
         return set()
 
     def prepare(self) -> None:
-        """Makes what every comparison with a large sample asks for, before a rule holds tensors of its own."""
+        """Measures dtype and noise of a large sample now, because later a rule's own tensors take memory, too."""
         if self.large:
             with contextlib.suppress(Broken):
                 _ = self.dtype, self.noise
@@ -66,7 +67,7 @@ class Case(Subject):
         self.kinds = [(output.shape, output.requires_grad) for output in graph.outputs]
         self.functions, self.hand_written = functions_of(graph.outputs), hand_written(graph.outputs)
         gradients = self.differentiate(graph, cotangents)
-        for i, gradient in enumerate(gradients):  # one after the other, so that no two are held twice
+        for i, gradient in enumerate(gradients):  # one by one, so that at most one gradient is in memory twice
             gradients[i] = None if gradient is None else gradient.detach().clone()
         return Plain(outputs, cotangents, gradients)
 
@@ -86,7 +87,7 @@ class Case(Subject):
 
     @property
     def audit(self) -> Audit:
-        """The plain pass with what each hand-written backward returned; made anew where it is large."""
+        """The plain pass with the raw return of each hand-written backward; made anew each time where it is large."""
         return audited(self) if self.large else self._audit
 
     @functools.cached_property
@@ -117,7 +118,7 @@ class Case(Subject):
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
-        """The least precise floating dtype in play: that of a tensor, or one that forward casts to inside."""
+        """The least precise floating dtype that the numbers pass through: of a tensor, or of a cast inside forward."""
         dtypes = (coarsest([*self.values, *self.plain.outputs]), self.computes_in)
         return min(dtypes, key=tolerances.PRECISION_ORDER.index)
 
@@ -128,7 +129,7 @@ class Case(Subject):
 
     @property
     def still(self) -> list[float]:
-        """No noise: the same computation on the same numbers needs no allowance for conditioning."""
+        """A noise of zero for each slot, because the same computation on the same numbers needs no allowance."""
         return [0.0] * len(self.slots)
 
     def noise_at(self, values: Sequence[Tensor], cotangents: Sequence[Any], expected: Gradients) -> list[Any]:
@@ -138,11 +139,11 @@ class Case(Subject):
     def compare(
         self, actual: Gradients, expected: Gradients, noise: Sequence[Any] | None = None, scale: float = 1.0
     ) -> list[tuple[int, Mismatch]]:
-        """Slots whose two gradients differ by more than two runs of one function may.
+        """The slots whose two gradients differ by more than two runs of one function may differ.
 
         Args:
             noise: the conditioning noise of each slot; the plain setting's where it is None.
-            scale: the size of the cotangents beside the plain ones.
+            scale: how many times larger the cotangents are than the plain ones.
         """
         self.compared += sum(e is not None or a is not None for a, e in zip(actual, expected, strict=True))
         spread = [tolerances.NOISE_FACTOR * scale * n for n in (self.noise if noise is None else noise)]
@@ -156,11 +157,11 @@ class Case(Subject):
     # --- answers ------------------------------------------------------------------------------------------------------
 
     def ask(self, rule: Rule) -> None:
-        """From here on a rule is asked: findings bear its code, and the comparisons that it makes are counted."""
+        """Starts to ask a rule: findings get the code of this rule from here on, and comparisons are counted for it."""
         self.rule, self.compared, self._started = rule, 0, time.perf_counter()
 
     def finding(self, status: Status, message: str, **fields: Any) -> Finding:
-        """A complete finding of the rule that is asked, with its repro and the seconds since the one before it."""
+        """A complete finding of the rule that is asked, with a repro and the seconds since the finding before."""
         before, self._started = self._started, time.perf_counter()
         place = f"sample {self.sample}: " if self.sample is not None and status != "pass" else ""
         return Finding(

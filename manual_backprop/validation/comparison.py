@@ -1,4 +1,4 @@
-"""How far apart may two gradients of one subject be? By its noise, its dtype and the table of tolerances."""
+"""How far apart may two gradients of one subject be? The subject's noise and dtype and the table of tolerances say."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,8 @@ def noise_at(
     """The change of each gradient when inputs and cotangents move by one rounding.
 
     Args:
-        expected: the gradients there.
-        sizes: the size of each gradient in the plain setting, beside which a change is large.
+        expected: the gradients at these values.
+        sizes: the size of each gradient in the plain setting: a change is large or small in comparison with it.
     """
     total: list[Any] = [0.0] * len(subject.slots)
     for trial in range(2):
@@ -43,8 +43,11 @@ def noise_at(
 
 
 def _noisier(noise: float | Tensor, after: Tensor, before: Tensor, size: float) -> float | Tensor:
-    """The larger of two noises. A change near the gradient's own size is a kink crossed at some elements, so it
-    counts at those elements only."""
+    """The larger of two noises, element by element where the change is above a thousandth of the gradient's own size.
+
+    One rounding does not move a smooth gradient that far, so some elements have crossed a kink. The allowance is then
+    for these elements alone, because it would hide a mistake in all others.
+    """
     most = largest(after, before)
     if most > 1e-3 * size:
         change = (tolerances.wide(after) - tolerances.wide(before)).abs().nan_to_num(0.0, 0.0, 0.0)
@@ -55,11 +58,11 @@ def _noisier(noise: float | Tensor, after: Tensor, before: Tensor, size: float) 
 def mismatches(
     actual: Gradients, expected: Gradients, noise: Sequence[Any], dtype: torch.dtype
 ) -> list[tuple[int, Mismatch]]:
-    """The slots whose two gradients differ by more than two runs of one function may.
+    """The slots whose two gradients differ by more than two runs of one function may differ.
 
     Args:
-        noise: what is allowed for conditioning, a slot.
-        dtype: the least precise one in play, beside those of the gradients themselves.
+        noise: the allowance for conditioning, one for each slot.
+        dtype: the least precise dtype inside the subject; those of the gradients themselves count too.
     """
     dtype = min(coarsest([*actual, *expected]), dtype, key=tolerances.PRECISION_ORDER.index)
     floor = tolerances.FLOOR * epsilon(dtype) * max([largest(e) for e in expected], default=0.0)

@@ -1,11 +1,12 @@
-"""One mistake makes many rules fail: which failure most likely follows from which.
+"""One mistake makes many rules fail: which failure most likely follows from which?
 
 A backward that writes into grad_output gives other numbers under checkpointing, for a second graph and for batched
-gradients too; one that takes an absolute value of it is no derivative either. The cause that a rule reads off its own
-numbers is then a symptom, so it is replaced by the root's. Nothing is dropped: a consequence stays a failure.
+gradients too; a backward that takes the absolute value of grad_output is not the derivative either. The cause that a
+rule reads off its own numbers is then a symptom, and is replaced by the code of the root. Nothing is dropped: a
+consequence stays a failure.
 
-A rule says itself whose failures it explains (`Rule.explains`). Where several explain one, the root is that of the
-higher family: bits that differ from call to call come before memory, memory before linearity, linearity before
+Each rule says whose failures it explains (`Rule.explains`). Where several rules explain one failure, the root is that
+of the higher family: bits that differ from call to call come before memory, memory before linearity, linearity before
 calculus.
 """
 
@@ -17,7 +18,7 @@ from manual_backprop.validation.rule import Rule
 
 
 def with_roots(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> list[Finding]:
-    """The findings, each failure that most likely follows from another one of its sample marked with that one's code.
+    """The findings, with `follows` set in each failure that most likely follows from another of the same sample.
 
     Args:
         rules: by code.

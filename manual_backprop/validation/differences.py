@@ -2,8 +2,8 @@
 
 φ(t) = Re⟨g, f(x + t·v)⟩ along one direction v, for several cotangents g at once: 2 forward passes a step whatever the
 number of elements. The steps shrink by 10; Richardson's (100·D(h/10) − D(h))/99 removes the h² term, and the change
-from one extrapolation to the next says how far it can be trusted. So no eps has to be chosen, and a function that
-computes in float32 inside simply shows a larger error.
+from one extrapolation to the next says how far the result can be trusted. So nobody has to choose an eps, and a
+function that computes in float32 inside simply shows a larger error.
 """
 
 import math
@@ -37,7 +37,7 @@ class Slope:
 
     @property
     def is_zero(self) -> bool:
-        """Whether no change was seen above the error of the measurement."""
+        """Whether no change was seen above the error of the measurement (written so that NaN counts as zero)."""
         return not abs(self.central) > max(20 * self.error, 1e-9)
 
     def judge(self, analytic: float, size: float, dtype: torch.dtype) -> Verdict:
@@ -45,11 +45,13 @@ class Slope:
         rtol = DIFFERENCE_RTOL[real(dtype)]
         scale = max(size, abs(self.central))
         difference = abs(analytic - self.central)
+        # Ten times the error, because the estimate of the error is itself off by a small factor; `not`, because of NaN.
         if not (difference > 10 * self.error + rtol * scale):
             return "unknown" if difference != difference else "right"
         if self.kinked:
             return "kink"
-        # A difference must stand well above what the measurement does not know: three verdicts, not two.
+        # A difference well above the error of the measurement is wrong; one near that error stays unknown, because a
+        # verdict that noise can turn would be a false alarm.
         return "wrong" if self.error < 0.05 * max(scale, difference) else "unknown"
 
 
@@ -71,7 +73,7 @@ def inner(a: Tensor | None, b: Tensor | None, less: Tensor | None = None) -> flo
 
 
 def norm(a: Tensor | None, b: Tensor | None) -> float:
-    """√Σ|a·b|², the size that an inner product of random signs has."""
+    """√Σ|a·b|², the typical size of ⟨a, b⟩ where the signs of the terms are random."""
     if a is None or b is None or a.numel() == 0:
         return 0.0
     sizes = ((wide(x) * wide(y)).abs().nan_to_num(0.0, 0.0, 0.0) for x, y in pieces(dense(a), dense(b)))
@@ -87,7 +89,7 @@ def slopes(
 ) -> list[Slope]:
     """One `Slope` for each list of cotangents (one an output).
 
-    `function` is run without autograd; a step at which it raises `Broken` is out of its domain.
+    `function` is run without autograd; a step at which it raises `Broken` counts as outside of the function's domain.
     """
 
     def at(step: float) -> list[Tensor]:
@@ -97,7 +99,7 @@ def slopes(
     def phi(step: float) -> list[float]:
         try:
             outputs = at(step)
-        except Broken:  # a step out of the domain
+        except Broken:  # the step leaves the domain of the function
             outputs = []
         if [y.shape for y in outputs] != [y0.shape for y0 in start]:
             return [math.nan] * len(cotangents)
@@ -111,7 +113,7 @@ def slopes(
     sides = [(phi(step), phi(-step)) for step in steps]
     found = []
     for i, gs in enumerate(cotangents):
-        # Rounding in f, one unit in the last place of each output, is what a difference quotient divides by h.
+        # The outputs are rounded in their last place, and a difference quotient divides that rounding by h.
         rounding = 4 * epsilon(dtype) * sum(norm(g, y) for g, y in zip(gs, start, strict=True) if g is not None)
         slope = _slope(steps, [(a[i], b[i]) for a, b in sides], rounding)
         slope.error += _position_error(values, direction, dtype) / steps[-1] * abs(slope.central)
@@ -120,7 +122,7 @@ def slopes(
 
 
 def _position_error(values: Sequence[Tensor], direction: Sequence[Tensor | None], dtype: torch.dtype) -> float:
-    """What rounding x + h·v does to a step, relative to v: large where x is far out and the step small."""
+    """The error of a step by the rounding of x + h·v, relative to v: large where x is large and the step small."""
     sizes = [largest(x) / typical(v) for x, v in zip(values, direction, strict=True) if v is not None and v.numel()]
     return 0.1 * epsilon(dtype) * max(sizes, default=0.0)
 
@@ -135,7 +137,7 @@ def _slope(steps: Sequence[float], sides: Sequence[tuple[float, float]], roundin
     best, least = float("nan"), float("inf")
     for k in range(len(steps) - 1):
         extrapolated = (100 * central[k + 1] - central[k]) / 99
-        # Two neighbouring quotients that agree by chance are held up by the third.
+        # The third quotient has a say too, because two neighbouring ones may agree by chance.
         change = abs(extrapolated - central[k + 1])
         if k + 2 < len(steps):
             following = (100 * central[k + 2] - central[k + 1]) / 99
@@ -151,7 +153,12 @@ def _slope(steps: Sequence[float], sides: Sequence[tuple[float, float]], roundin
 def _kinked(
     steps: Sequence[float], left: Sequence[float], right: Sequence[float], rounding: float, slope: float
 ) -> bool:
-    """Whether the one-sided slopes stay apart as the step shrinks (or part: a jump). Curvature shrinks with it."""
+    """Whether the one-sided slopes stay apart as the step shrinks, as they do at a kink, or part, as they do at a jump.
+
+    The part of their distance that is curvature shrinks with the step, so it does not count.
+    """
+    # From one step to the next, ten times smaller, a distance by curvature falls to 0.1 of itself, that at a kink to 1.
+    # The distance also has to stand out from rounding and from the last digits of the slopes.
     coarse, fine = abs(right[-2] - left[-2]), abs(right[-1] - left[-1])
     return (
         fine > 0.3 * coarse and fine > 8 * rounding / steps[-1] and fine > 1e-5 * max(map(abs, (left[-1], right[-1])))

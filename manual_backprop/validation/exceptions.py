@@ -1,4 +1,4 @@
-"""Exceptions: the three that end a rule early, and any exception in words: where it was raised, by whom, on purpose?"""
+"""The three exceptions that end a rule early; and of any exception: where was it raised, by whom, and deliberately?"""
 
 import linecache
 import sysconfig
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
+from manual_backprop.validation.report.files import encodable
+
 OURS = str(Path(__file__).parent)
 TORCH = str(Path(torch.__file__).parent)
 STANDARD = sysconfig.get_path("stdlib")
-INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))  # which lie within the standard library
+INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))  # these folders lie inside STANDARD
 
 
 class Broken(Exception):
@@ -22,7 +24,7 @@ class Broken(Exception):
 
 
 class Skipped(Exception):
-    """The rule has nothing to ask of this case, or torch refuses loudly; the message says why."""
+    """The rule has nothing to ask of this case, or torch refuses with an error; the message says why."""
 
 
 class Inconclusive(Exception):
@@ -32,14 +34,14 @@ class Inconclusive(Exception):
 def where(error: BaseException) -> str:
     """The innermost line of the user's own code in a traceback, ``file.py:12 in backward``; empty where there is none.
 
-    Lines of torch, of the standard library and of the validator are not the user's, wherever they stand in between.
+    Lines of torch, of the standard library and of the validator are left out wherever they stand in the traceback.
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _owner(frame.filename) == "user"]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether the validator itself raised it: the innermost line that is not a library's is one of the validator's."""
+    """Whether the validator itself raised an exception: the innermost line outside of libraries is ours."""
     owners = [_owner(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     known = [owner for owner in owners if owner != "library"]
     return not known or known[-1] == "validator"
@@ -53,7 +55,7 @@ def _owner(filename: str) -> str:
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Whether a ``raise`` or ``assert`` statement, and not a C++ kernel, is what the traceback ends in."""
+    """Whether the traceback ends in a ``raise`` or ``assert`` statement, and not in a C++ kernel."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False
@@ -62,5 +64,6 @@ def raised_on_purpose(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    """The message of an exception in one line, cut where it is long; half of a surrogate pair becomes its escape."""
+    text = encodable(" ".join(str(error).split()))
     return text if len(text) <= 300 else text[:297] + "..."

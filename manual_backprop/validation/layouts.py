@@ -15,7 +15,7 @@ def transposed(value: Tensor) -> Tensor | None:
 
 
 def sliced(value: Tensor) -> Tensor | None:
-    """Every second element along the last axis of a larger tensor, as after torch.cat and a slice."""
+    """A view of every second element along the last axis of a larger tensor, as a slice after torch.cat gives it."""
     if value.ndim == 0 or value.numel() < 2:
         return None
     room = value.new_full((*value.shape[:-1], 2 * value.shape[-1] + 1), 7)
@@ -24,7 +24,7 @@ def sliced(value: Tensor) -> Tensor | None:
 
 
 def offset(value: Tensor) -> Tensor | None:
-    """Contiguous, but 3 elements into its storage."""
+    """A contiguous tensor that begins 3 elements into its storage."""
     if value.numel() == 0:
         return None
     room = value.new_full((value.numel() + 5,), 7)
@@ -32,7 +32,7 @@ def offset(value: Tensor) -> Tensor | None:
 
 
 def expanded(value: Tensor) -> Tensor | None:
-    """Its first row (its first number where it has one axis) with stride 0; the storage is larger, and holds others."""
+    """The first row of `value` (the first number, where it has one axis), repeated by stride 0 in a larger storage."""
     if value.ndim == 0 or value.numel() < 2:
         return None
     first = value[:1]
@@ -41,7 +41,7 @@ def expanded(value: Tensor) -> Tensor | None:
 
 
 def summed(value: Tensor) -> Tensor | None:
-    """One number with stride 0 everywhere, as the gradient after .sum()."""
+    """One number, repeated by stride 0 along all axes, as the gradient after .sum() is."""
     if value.numel() < 2:
         return None
     room = value.new_full((value.numel() + 5,), 7)

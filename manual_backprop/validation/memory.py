@@ -1,4 +1,4 @@
-"""Large samples: what one is, and how the memory of its tensors is handed back as soon as they are freed."""
+"""Large samples: which ones they are, and how their memory goes back to the system as soon as a tensor is freed."""
 
 import contextlib
 import ctypes
@@ -12,15 +12,16 @@ from manual_backprop.validation.tolerances import PIECE
 
 LARGE = 100_000  # elements
 
-# glibc's mallopt: allocations of this many bytes or more are mapped one by one, and unmapped when freed. Below it, and
-# by itself glibc soon sets it to the most, they come from a heap whose holes the next aligned tensor does not fit into.
+# glibc maps each allocation of at least M_MMAP_THRESHOLD bytes by itself, and gives it back when it is freed. glibc
+# raises this threshold by itself, up to MOST. Smaller blocks come from the heap, which fragments and is not given back;
+# so the threshold is fixed low while a large sample is validated.
 M_MMAP_THRESHOLD = -3
 SMALL, MOST = 9 * PIECE, 32 << 20
 
 try:
     _glibc: Any = ctypes.CDLL(None)
     _ = _glibc.mallopt, _glibc.malloc_trim
-except (AttributeError, OSError, TypeError):  # another C library
+except (AttributeError, OSError, TypeError):  # on a system with another C library memory is left to that library
     _glibc = None
 
 
@@ -31,7 +32,7 @@ def large(values: Iterable[Tensor]) -> bool:
 
 @contextlib.contextmanager
 def freed_at_once(values: Iterable[Tensor]) -> Iterator[None]:
-    """Hands back the memory of large tensors when they are freed, where there are large ones."""
+    """A block in which the memory of a tensor goes back to the system when it is freed, where the sample is large."""
     if _glibc is None or not large(values):
         yield
         return
@@ -43,6 +44,6 @@ def freed_at_once(values: Iterable[Tensor]) -> Iterator[None]:
 
 
 def tidy(values: Iterable[Tensor]) -> None:
-    """Hands back what the heap keeps of smaller tensors, where there are large ones."""
+    """Gives back the free memory that the heap keeps, where the sample is large."""
     if _glibc is not None and large(values):
         _glibc.malloc_trim(0)

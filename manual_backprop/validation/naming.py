@@ -1,4 +1,4 @@
-"""What a callable and its arguments are called in a message."""
+"""How a callable, its arguments and a number of things are called in a message."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from manual_backprop import _torch
 
 
 def callable_of(func: Any) -> Callable[..., Any]:
-    """What to call: ``.apply`` of a Function class, the thing itself otherwise."""
+    """The callable behind `func`: ``.apply`` of a Function class, `func` itself otherwise."""
     is_function = isinstance(func, type) and issubclass(func, torch.autograd.Function)
     return func.apply if is_function else func
 
@@ -32,8 +32,18 @@ def name_of(func: Any) -> str:
     return getattr(func, "__name__", type(func).__name__)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, in the singular where it is one.
+
+    Example:
+        >>> counted(1, "element"), counted(3, "element")
+        ('1 element', '3 elements')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def argument_names(func: Any, inputs: Sequence[Any]) -> list[str]:
-    """One name for each flattened input: that of the parameter it is bound to, with its path where it nests."""
+    """One name for each flattened input: the name of its parameter, and the path to it inside a nested argument."""
     parameters = _parameter_names(func)
     names = []
     for place, value in enumerate(inputs):

@@ -1,4 +1,4 @@
-"""What a case must have for a rule to be asked, by name; a rule names its own in ``needs=``."""
+"""Conditions that a case must fulfil before a rule is asked, by name; a rule names its conditions in ``needs=``."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from manual_backprop.validation.exceptions import Inconclusive, Skipped
 
 
 def _plain(case: Case) -> None:
-    """Forward and backward run in the plain setting; `Broken` where they do not."""
+    """Forward and backward run in the plain setting; the exception `Broken` ends the rule where they do not."""
     _ = case.plain
 
 
 def _audit(case: Case) -> None:
-    """What a hand-written backward returned was seen, even where the engine then refused it."""
+    """The return value of a hand-written backward was seen, even where the engine then refused it."""
     if not case.audit.functions:
         raise Skipped("no autograd.Function in the graph")
     if not case.audit.calls:
-        raise Skipped("no backward came as far as to return anything")
+        raise Skipped("no backward ran to its return")
 
 
 def _function(case: Case) -> None:
@@ -25,7 +25,7 @@ def _function(case: Case) -> None:
 
 
 def _hand_written(case: Case) -> None:
-    """A backward that is not torch's own is in the graph: eager torch is what precision is measured by."""
+    """A backward that is not torch's own is in the graph, because precision is measured by that of torch's own."""
     if not case.hand_written:
         raise Skipped("no hand-written backward in the graph")
 
@@ -37,7 +37,7 @@ def _reference(case: Case) -> None:
 
 def _truth(case: Case) -> None:
     if not case.trusted:
-        raise Skipped("a surrogate gradient (MB1 is skipped) is not compared with the derivative")
+        raise Skipped('a surrogate gradient (skip="MB1") is not compared with the derivative')
 
 
 def _differences(case: Case) -> None:
@@ -52,12 +52,12 @@ def _batch_dim(case: Case) -> None:
 
 def _two_inputs(case: Case) -> None:
     if sum(case.needs) < 2:
-        raise Skipped("one input requires grad")
+        raise Skipped("only one input requires grad")
 
 
 def _two_outputs(case: Case) -> None:
     if len(case.targets) < 2:
-        raise Skipped("one output")
+        raise Skipped("there is only one differentiable output")
 
 
 NEEDS: dict[str, Callable[[Case], None]] = {

@@ -1,6 +1,6 @@
-"""The derivative as finite differences see it, for a whole subject: is a gradient right, and where is it not?
+"""The derivative by finite differences, for a whole subject: is a gradient right, and where is it wrong?
 
-The subject runs in float64, from the same numbers, where it can; in its own dtype where it cannot.
+The subject runs in float64, from the same numbers, where it can; in the dtype of the sample where it cannot.
 """
 
 import functools
@@ -20,9 +20,9 @@ from manual_backprop.validation.tolerances import COMPLEX_OF, coarsest, largest,
 
 Known = tuple[list[Tensor], list[Any], Gradients]
 
-DIRECTIONS = 2
-ELEMENTS = 160  # beyond these many elements of an input, this many are sampled
-ELEMENTS_OF_LARGE = 3
+DIRECTIONS = 2  # random ones, because a wrong gradient may be right along a single direction by chance
+ELEMENTS = 160  # of an input with more elements only this many are measured one by one
+ELEMENTS_OF_LARGE = 3  # the same where the sample is large, because each costs two forward passes a step
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Elements:
 
     @property
     def mostly_right(self) -> bool:
-        """Whether most elements are right and none is wrong: the others lie at a kink."""
+        """Whether most elements are right and none is wrong; the others then lie at a kink, or cannot be measured."""
         return not self.wrong and self.verdicts.count("right") > len(self.verdicts) / 2
 
 
@@ -50,13 +50,13 @@ class Oracle:
     """A subject at some values, with the gradients that its backward gives there.
 
     Args:
-        subject: what is asked.
-        computes_in: the dtype in which its forward computes.
-        values: one tensor a slot; those of the subject where None.
+        subject: the callable and the sample that are asked about.
+        computes_in: the dtype in which the subject's forward computes.
+        values: one tensor for each slot; None for the subject's own values.
         others: replaces the leaves that are no slots, where the shapes changed.
         widen: whether to run in float64 where the subject can.
-        longest: no direction is longer than this an element, whatever the size of the values.
-        known: outputs, cotangents and gradients at the values given, where a pass has been made.
+        longest: the most that a direction measures along each element, however large the values are.
+        known: outputs, cotangents and gradients at the values given, where a pass has been made before.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Oracle:
         return wide
 
     def in_float64(self) -> "Oracle":
-        """The oracle at the same values in float64, where differences see more; itself where that does not run."""
+        """The oracle at the same values in float64, where differences see more; in the old dtype where that fails."""
         return (
             self
             if real(self.dtype) == torch.float64
@@ -102,12 +102,12 @@ class Oracle:
 
     @property
     def measurable(self) -> bool:
-        """Whether differences mean anything here: three digits at least, and a finite output."""
+        """Whether differences mean anything here: the dtype leaves them three digits, and the outputs are finite."""
         finite = all(bool(y.isfinite().all()) for y in self.outputs if y.is_floating_point() or y.is_complex())
         return finite and real(self.dtype) in (torch.float64, torch.float32)
 
     def function(self, values: list[Tensor]) -> list[Tensor]:
-        """The outputs at values that nobody else needs.
+        """The outputs at values that forward may overwrite, because nobody else needs them.
 
         Raises:
             Broken: forward raised.
@@ -144,7 +144,7 @@ class Oracle:
         return self.slope(v).judge(analytic, size, self.dtype)
 
     def verdict(self) -> Verdict:
-        """The worst verdict over random directions of all that is asked."""
+        """The worst verdict over random directions of all slots whose gradient is asked."""
         verdicts: list[Verdict] = [self.along(self.asked, k) for k in range(1 if self.subject.large else DIRECTIONS)]
         order: tuple[Verdict, ...] = ("right", "unknown", "kink", "wrong")
         return max(verdicts, key=order.index)
@@ -153,7 +153,7 @@ class Oracle:
         return [i for i in self.asked if any(self.along([i], k) == "wrong" for k in range(DIRECTIONS))]
 
     def elements(self, slot: int, where: Sequence[int] | None = None) -> Elements:
-        """Each element of a slot's gradient against its own difference quotient (some of them where there are many)."""
+        """Each element of a slot's gradient beside the difference quotient there; where there are many, a sample."""
         value = self.values[slot]
         found = Elements(slot, list(self.sampled(value.numel()) if where is None else where), [], [], [], [])
         flat = self.flat(slot)

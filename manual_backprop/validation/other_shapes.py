@@ -22,7 +22,9 @@ def judged(
     except Broken as broken:
         if raised_on_purpose(broken.error):
             raise Skipped(f"{broken.stage} refuses: {broken.error}") from broken
-        # A gradient of the wrong shape is a wrong answer; a kernel that refuses is a loud one.
+        # A gradient of the wrong shape is a failure, because backward gave a wrong answer; a loud refusal is not.
+        # Told by torch's own English, because torch has no exception class for it. Should the words change, such a
+        # gradient is reported by `crash` (a warning under MB703) instead.
         wrong = "invalid gradient" in str(broken) and shape_matters
         yield (raises if wrong else crash)(case, broken, setting)
         return
@@ -33,7 +35,7 @@ def judged(
 def raises(case: Case, broken: Broken, setting: str) -> Finding:
     return case.fail(
         f"{broken.stage} raises {setting}: {type(broken.error).__name__}: {' '.join(str(broken.error).split())}",
-        cause="a shape is taken for granted (view(-1, …), squeeze(), an index 0)",
+        cause="backward takes a shape for granted (view(-1, …), squeeze(), an index 0)",
         fix="name the sizes, and reduce with dim=",
     )
 

@@ -22,7 +22,8 @@ def computes_in(subject: Subject) -> torch.dtype:
             few, many = (
                 subject.outputs(subject.nearby("varies", by, exact), copied=False) for by in (32 * epsilon(dtype), 0.3)
             )
-            # So small a step changes about as many outputs as a large one does: a floor or a sign would not.
+            # A small step has to change about as many outputs as a large step does, because the outputs of a floor or a
+            # sign stay the same under any small step, and rounding then proves nothing.
             varies = _changed(few, plain) > 0.5 * _changed(many, plain)
             through = [_through(v, dtype) if need else v for v, need in zip(exact, subject.needs, strict=True)]
             if _changed(subject.outputs(through), plain) or not varies:
@@ -30,14 +31,17 @@ def computes_in(subject: Subject) -> torch.dtype:
             found = dtype
         if found == torch.float64 and _grainy(subject, exact):
             found = torch.float32
-    except Broken:  # it does not take float64
+    except Broken:  # forward does not take float64; then `found` stays as it is
         pass
     return found
 
 
 def _grainy(subject: Subject, values: Sequence[Tensor]) -> bool:
-    """Whether the outputs jump, as those of a forward of which a part is in float32 do, where the inputs move by
-    less than float32 resolves: then third differences are far above the rounding of float64."""
+    """Whether the outputs jump where the inputs move by less than float32 resolves.
+
+    The outputs of a forward that computes a part in float32 do; third differences are then far above the rounding of
+    float64.
+    """
 
     def moved(k: int) -> list[Tensor]:
         draw = subject.generator("grain")
@@ -50,11 +54,11 @@ def _grainy(subject: Subject, values: Sequence[Tensor]) -> bool:
 
     line = [first := subject.outputs(moved(1), copied=False)]
     rough: list[Tensor | bool] = [False] * len(first)
-    for k in range(2, 17):  # to one side only, so that a kink of the sample is not crossed
+    for k in range(2, 17):  # steps to one side only, so that a kink of the sample is not crossed
         line = [*line[-3:], subject.outputs(moved(k), copied=False)]
         if len(line) == 4:
             rough = [was | _bent(*four) for was, four in zip(rough, zip(*line, strict=True), strict=True)]
-    # Most of what moves: a few elements jump where two of them change places in a sort, too.
+    # Most of the elements that move have to jump, because a few jump also where two of them change places in a sort.
     return any(
         int(torch.as_tensor(bent).sum()) > 0.5 * _changed([last], [start])
         for bent, start, last in zip(rough, first, line[-1], strict=True)
@@ -62,14 +66,14 @@ def _grainy(subject: Subject, values: Sequence[Tensor]) -> bool:
 
 
 def _of_many_bits(subject: Subject) -> list[Tensor]:
-    """The sample, in float64 and moved a little where it is of few bits itself, so that rounding changes it."""
+    """The sample; where its numbers have few bits themselves, moved a little in float64 so that rounding changes it."""
     if _changed([_through(value, torch.float32) for value in subject.values], subject.values):
         return subject.values
     return subject.nearby("bits", 1e-3, [tolerances.wide(value) for value in subject.values])
 
 
 def _through(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """`value` rounded to a real dtype, in its own."""
+    """`value` rounded to a coarser real dtype and converted back to the dtype that it had."""
     if value.is_complex():
         return torch.view_as_complex(torch.view_as_real(value).to(dtype).to(real(value.dtype)))
     return value.to(dtype).to(value.dtype)
@@ -82,7 +86,7 @@ def _changed(after: Sequence[Tensor], before: Sequence[Tensor]) -> int:
 
 
 def _bent(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor | bool:
-    """Where the third difference is not that of a smooth function."""
+    """The elements whose third difference is larger than that of a smooth function."""
     if not (a.is_floating_point() or a.is_complex()):
         return False
     third = tolerances.wide(d) - tolerances.wide(a) - 3 * (tolerances.wide(c) - tolerances.wide(b))

@@ -1,4 +1,4 @@
-"""What a rule is: a code, a question, the function that answers it, and the page that explains it, in one place."""
+"""A rule in one place: a code, a question, the function that answers the question, and the page that explains it."""
 
 import inspect
 import re
@@ -19,7 +19,7 @@ FAMILIES = {
     "8": "transforms",
     "9": "runtime",
 }
-"""The third character of a code, and what its rules are about."""
+"""The family of a code by its third character."""
 
 REGISTRY: dict[str, "Rule"] = {}
 """Every rule by its code; the files of this folder fill it as they are imported."""
@@ -31,20 +31,21 @@ class Rule:
 
     Args:
         code: ``"MB301"``, stable for ever.
-        name: that of its function, with hyphens: ``"sign-of-grad-output"``.
-        asks: the question, in a sentence.
-        function: from a case to findings; none where all is well.
-        needs: what a case must have for it to be asked, names of `needs.NEEDS`.
-        passes: about how many forward and backward passes it takes, in words.
-        since: the version that it came with.
-        explains: prefixes of codes; a failure of theirs most likely follows from one of this rule (`consequences`).
-        holds: what holds for a right backward, in a line.
-        meaning: what is wrong, whom it hurts, and why nobody noticed, in a few sentences.
+        name: the name of the function, with hyphens: ``"sign-of-grad-output"``.
+        asks: the question, in one sentence.
+        function: takes a case and yields findings; it yields none where all is well.
+        needs: the conditions that a case must fulfil for the rule to be asked, names of `needs.NEEDS`.
+        passes: about how many forward and backward passes the rule takes, in words.
+        since: the version of the package that brought the rule.
+        explains: prefixes of codes; where this rule fails, failures of such codes most likely follow from it
+            (`consequences`).
+        holds: a sentence that is true of a right backward.
+        meaning: in a few sentences, what is the matter with a wrong one, whom it hurts, and why nobody noticed.
         seen_in: a real bug of this class, with its citation.
         wrong: a snippet that, run after `rules.skeletons.PRELUDE`, validates a backward with this mistake.
-        right: the same without it.
-        unseen: why there are no snippets, where there are none.
-        status: how the finding about the wrong one ends; a loud refusal is a warning.
+        right: the same snippet without the mistake.
+        unseen: the reason why there are no snippets, where there are none.
+        status: the status of the finding about the wrong snippet; "warn" where torch raises an error anyway.
     """
 
     code: str
@@ -82,14 +83,14 @@ def rule(
     skeleton: str = "___",
     status: Literal["fail", "warn"] = "fail",
 ) -> Callable[[Callable[[Any], Iterator[Finding]]], Callable[[Any], Iterator[Finding]]]:
-    """Decorator: puts a function into the table of rules. Its docstring is the page of the rule (`sections`).
+    """Decorator: puts a function into the table of rules. The docstring of the function is the page of the rule.
 
     The name of the rule is that of the function, so that a traceback, a report and ``only=`` call it the same.
 
     Args:
         code, asks, passes, since, status: as in `Rule`.
-        needs, explains: those of `Rule`, with spaces between.
-        skeleton: what the wrong and the right snippet share; their lines stand in it at ``___``.
+        needs, explains: as in `Rule`, with spaces between the names.
+        skeleton: the text that the wrong and the right snippet share; the lines of each stand in it at ``___``.
 
     Raises:
         ValueError: a code that is taken, or a docstring without its sections.

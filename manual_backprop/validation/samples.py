@@ -1,4 +1,4 @@
-"""Other samples than the one that was given: other sizes, where forward takes them."""
+"""Samples of other sizes than the sample that was given, where forward takes them."""
 
 import itertools
 from collections.abc import Callable
@@ -10,20 +10,23 @@ from torch import Tensor
 from manual_backprop.validation.exceptions import Broken, Skipped
 from manual_backprop.validation.subject import Subject
 
+MOST_CARRIERS = 5  # with more inputs than this only the choice of all is tried, because subsets double with each input
+
 
 @dataclass
 class Reshaped:
-    """The sample with other shapes: a tensor a slot, and the leaves that are no slots."""
+    """The sample with other shapes: a tensor for each slot, and all leaves, those that are no slots included."""
 
     values: list[Tensor]
     others: list[Any]
 
 
 def batch_leaves(subject: Subject) -> list[int]:
-    """Which leaves carry the samples: those with the first tensor's size along `batch_dim`, if forward agrees.
+    """The leaves that carry the samples: of those as long along `batch_dim` as the first tensor, the most that can be
+    cut by one sample together so that forward still runs.
 
     Raises:
-        Skipped: `batch_dim` is not given, or no choice lets forward run with a sample fewer.
+        Skipped: `batch_dim` is not given, or no choice of leaves lets forward run with a sample fewer.
     """
     axis = subject.batch_dim
     if axis is None:
@@ -43,7 +46,7 @@ def batch_leaves(subject: Subject) -> list[int]:
                 continue
             if runs(subject, reshaped(subject, chosen, lambda t: t.narrow(axis, 0, size - 1))):
                 return list(chosen)
-        if count > 5:
+        if count > MOST_CARRIERS:
             break
     raise Skipped("no choice of inputs that carry the samples lets forward run with one sample fewer")
 

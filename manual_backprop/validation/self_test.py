@@ -1,7 +1,7 @@
-"""Does the validator still find anything on this torch? Asked once a process, before its first report.
+"""Does the validator still find anything on this torch? Asked once in a process, before the first report.
 
-Where a private part of torch goes, a rule that leans on it would find nothing more and say that all is well. So each
-mechanism is shown here a tiny Function whose mistake is known, or a tensor of the kind that it has to tell.
+Where a private part of torch goes, a rule that leans on it would find nothing any more and say that all is well. So
+each mechanism has to find the mistake of a tiny Function here, or to recognise a tensor of the kind that it looks for.
 """
 
 import functools
@@ -57,7 +57,10 @@ def _tells_who_wrote_it() -> bool:
 
 
 def _knows_the_name_in_cpp() -> bool:
-    """The name of a C++ Function's node, in torch's own header; where there is none, nobody compiles one."""
+    """Whether torch's header still gives the node of a C++ Function the name that we look for.
+
+    Where there is no such header, nobody can compile such a Function.
+    """
     header = Path(torch.__file__).parent / "include/torch/csrc/autograd/custom_function.h"
     return not header.exists() or "struct CppNode" in header.read_text(errors="replace")
 
@@ -88,7 +91,7 @@ def _sees_kept_memory() -> bool:
 
 
 def _sees_zeros_without_memory() -> bool:
-    zeros = _torch.zeros_without_memory((2,))  # None: where nobody can make them, no backward returns them
+    zeros = _torch.zeros_without_memory((2,))  # None where nobody can make such zeros; then no backward returns them
     return (zeros is None or _torch.has_no_memory(zeros)) and not _torch.has_no_memory(torch.zeros(2))
 
 
@@ -110,13 +113,13 @@ MECHANISMS: dict[Callable[[], bool], str] = {
     _knows_the_name_in_cpp: "a backward written in C++ is taken for one of torch's own",
     _sees_the_raw_return: "a gradient of the wrong shape is not seen before torch repairs it",
     _sees_raw_memory: "NumPy and raw memory inside a pass are not seen, and vmap over them may crash the interpreter",
-    _sees_writing: "an input that forward writes into on purpose is not told from one that it spoils",
-    _sees_kept_memory: "memory that outlives a pass is not told from memory that was freed",
-    _sees_zeros_without_memory: "zeros without memory are not told from a gradient that may be written into",
+    _sees_writing: "an input that forward writes into and marks cannot be told apart from one that it spoils",
+    _sees_kept_memory: "memory that outlives a pass cannot be told apart from memory that was freed",
+    _sees_zeros_without_memory: "zeros without memory cannot be told apart from a gradient that may be written into",
     _makes_negative_views: "no tensor with the negative bit can be made to ask a backward about",
     _finds_nested_arguments: "tensors in nested arguments are not found",
 }
-"""Each question, and the sentence where its answer is no."""
+"""Each question, and the sentence to say where the answer is no."""
 
 
 @functools.cache
@@ -134,7 +137,7 @@ def broken_mechanisms() -> tuple[str, ...]:
 
 
 def _not_answered(question: Callable[[], bool]) -> str | None:
-    """None where a question is answered with yes; else what stopped it, in words, if anything did."""
+    """None where the answer is yes; else the exception that stopped the question, in words, or "" for a plain no."""
     try:
         return None if question() else ""
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The callable and its sample: inputs as named slots, forward and backward passes, and other samples of its kind."""
+"""A callable and a sample: inputs as named slots, forward and backward passes, and other samples of that kind."""
 
 import copy
 import functools
@@ -26,14 +26,14 @@ class Slot:
     """A floating or complex tensor among the inputs and parameters."""
 
     name: str
-    leaf: int  # its place in the flattened inputs
+    leaf: int  # the place of the tensor in the flattened inputs
     asked: bool  # whether the caller wants its gradient
     parameter: bool
 
 
 @dataclass
 class Graph:
-    """One forward pass: the leaves it started from, and its tensor outputs."""
+    """One forward pass: the leaves that it started from, and the tensors among the outputs."""
 
     leaves: list[Tensor]
     outputs: list[Tensor]
@@ -55,12 +55,12 @@ class Subject:
         inputs: the sample, a tuple that may nest tuples, lists and dicts of tensors and other values.
         reference: the same function in plain torch, or None.
         batch_dim: the dimension that counts samples, or None where it is not known.
-        seed: what all random numbers come from.
+        seed: the seed of all random numbers.
 
     Attributes:
-        in_place: whether forward writes into its arguments as marked by `ctx.mark_dirty`, which no leaf allows: it
-            then gets clones of the leaves.
-        compared: how many comparisons were made with it, so that a rule which made none is no pass.
+        in_place: whether forward writes into its arguments (with `ctx.mark_dirty`). Forward then gets clones of the
+            leaves, because autograd lets nobody write into a leaf.
+        compared: how many comparisons the rule has made; a rule that made none is not reported as passed.
         passes: the passes made, those of the reference and of copies included.
     """
 
@@ -98,7 +98,7 @@ class Subject:
         """The tensor outputs for these slots; `others` replaces the leaves that are no slots.
 
         Args:
-            leaves: whether the tensors are leaves of the graph, of which a forward that writes in place gets clones.
+            leaves: whether the tensors are leaves of the graph; a forward that writes in place then gets clones.
         """
         return self._called(*self._arguments(tensors, others, leaves and self.in_place))
 
@@ -120,7 +120,7 @@ class Subject:
         return _torch.unflatten(leaves[:count], self.structure), state
 
     def _called(self, arguments: Any, state: dict[str, Tensor]) -> list[Tensor]:
-        """Nothing but the user's code runs here, so that whatever it raises is the user's."""
+        """The tensor outputs. Only the user's code runs here, so that each exception raised here is the user's."""
         self.passes.forward += 1
         with callers_device():
             if self.module is None:
@@ -138,8 +138,7 @@ class Subject:
     ) -> Graph:
         """A forward pass from fresh leaves, so that nothing of the caller's is ever touched.
 
-        Without `copied` the very tensors are handed over, for the sake of their layout, or where nobody else needs
-        them.
+        Without `copied` forward gets the very tensors: where their layout matters, or where nobody else needs them.
 
         Raises:
             Broken: the forward pass raised.
@@ -156,15 +155,15 @@ class Subject:
             raise Broken("forward", error) from error
 
     def outputs(self, values: Sequence[Tensor] | None = None, copied: bool = True) -> list[Tensor]:
-        """Those of a forward pass, without its graph."""
+        """The outputs of a forward pass, without the graph."""
         return [output.detach() for output in self.run(values, copied=copied).outputs]
 
     def differentiate(
         self, graph: Graph, cotangents: Sequence[Tensor | None], copied: bool = True, **options: bool
     ) -> Gradients:
-        """The gradients of the leaves for one cotangent (or None) an output, None where there is none.
+        """The gradients of the leaves for one cotangent, or None, for each output; a leaf without gradient gets None.
 
-        Contiguous cotangents are copied, since a backward may write into them; without `copied` none is.
+        Contiguous cotangents are copied, because a backward may write into them; without `copied` none is.
 
         Raises:
             Broken: the backward pass raised.
@@ -213,16 +212,16 @@ class Subject:
         return [i for i, (_, differentiable) in enumerate(self.kinds) if differentiable]
 
     def with_parts(self, places: Sequence[int], parts: Sequence[Tensor]) -> list[Tensor]:
-        """Copies of the values, with others at some places."""
+        """Copies of the values; at `places` stand the tensors `parts` instead."""
         others = dict(zip(places, parts, strict=True))
         return [others[i] if i in others else value.clone() for i, value in enumerate(self.values)]
 
     def generator(self, *key: object) -> torch.Generator:
-        """Random numbers that depend on the seed and the key alone, so that one rule's do not move another's."""
+        """A generator that depends on the seed and the key alone, so that no rule changes another's numbers."""
         return torch.Generator().manual_seed(zlib.crc32(repr((self.seed, *key)).encode()))
 
     def cotangents(self, outputs: Sequence[Tensor], *key: object) -> list[Any]:
-        """Random incoming gradients, of both signs and of sizes far from 1; None for outputs that take none."""
+        """Random incoming gradients, of both signs and of sizes far from 1; None for outputs without a gradient."""
         draw = self.generator("cotangents", *key)
         return [
             times(normal(output, draw), lambda shape: 0.5 + 4.0 * torch.rand(shape, generator=draw))
@@ -232,7 +231,7 @@ class Subject:
         ]
 
     def nearby(self, key: object = 0, by: float = 0.05, values: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The sample with each element of what is asked moved by up to `by` of its size; the rest as it is."""
+        """The sample with each element of the asked inputs moved by up to `by` times the element's own size."""
         values = self.values if values is None else values
         draw = self.generator("nearby", key)
         return [
@@ -243,8 +242,10 @@ class Subject:
         ]
 
     def elsewhere(self, key: object = 0) -> list[Tensor]:
-        """Another sample of the same shapes: the elements in reverse order, so that signs and maxima move, and moved a
-        little; `nearby` where forward does not take that."""
+        """Another sample of the same shapes; `nearby` where forward does not take it.
+
+        The elements are moved a little and stand in reverse order, so that signs and maxima are at other places.
+        """
         far = self.nearby(key)
         for i, need in enumerate(self.needs):
             far[i] = far[i].flip(tuple(range(far[i].ndim))) if need else far[i]
@@ -258,7 +259,7 @@ class Subject:
 
 
 def _spare(cotangent: Tensor) -> Tensor:
-    """A copy, unless its layout is what matters or it is part of a graph."""
+    """A copy of a plain cotangent; the very tensor where its layout matters or it is part of a graph."""
     plain = cotangent.is_contiguous() and cotangent.storage_offset() == 0 and not cotangent.requires_grad
     return cotangent.clone() if plain else cotangent
 

@@ -1,10 +1,11 @@
-"""How near is near enough: one table keyed by dtype, and the one function that compares two tensors with it.
+"""How near is near enough? One table keyed by dtype, and the one function that compares two tensors by it.
 
-Three scales enter what is allowed at an element:
+The difference that is allowed at an element is the sum of three:
 
-- `rtol` of its own size and of the largest size in its tensor, since sums of terms of that size cancel into it;
-- the conditioning `noise`: what the same function's gradient changes by when its inputs move by one rounding. A
-  layout or a thread may round a product another way, and no implementation can be steadier than that;
+- `rtol` times the element's own size and the largest size in the tensor, because an element may be what is left of a
+  sum of terms as large as that;
+- the conditioning `noise`: the change of the same gradient when the inputs move by one rounding, because another layout
+  or another thread may round a product otherwise, and no implementation can be steadier than that;
 - `FLOOR` roundings of the largest gradient of all, for gradients that are zero but for rounding (a bias in front of a
   batch norm).
 """
@@ -19,27 +20,27 @@ REAL_OF = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch
 COMPLEX_OF = {torch.float16: torch.complex32, torch.float32: torch.complex64, torch.float64: torch.complex128}
 PRECISION_ORDER = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
-# For two runs of one function that should agree. torch.testing's 1e-7, 1.3e-6, 1e-3 and 1.6e-2 are for one operation
-# against another implementation: in float64 float32 arithmetic inside would hide in that, so it is tighter; elsewhere
-# it is looser, for a backward is a chain of operations that may each add its terms up in another order.
+# For two runs of one function that should agree. torch.testing has 1e-7, 1.3e-6, 1e-3 and 1.6e-2, for one operation
+# against another implementation. Here float64 is tighter, because float32 arithmetic inside would hide in 1e-7; the
+# others are looser, because a backward is a chain of operations, and each may add terms up in another order.
 SAME_RTOL = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
-# For a gradient against finite differences in that dtype: Richardson's error estimate is added to it. In float64 a
-# wrong constant in the seventh digit shows; in float32 the differences themselves hold three digits.
+# For a gradient against finite differences in one dtype; Richardson's error estimate is added. In float64 a constant
+# that is wrong in the seventh digit shows; in float32 the differences themselves are right to three digits.
 DIFFERENCE_RTOL = {torch.float64: 1e-8, torch.float32: 1e-2, torch.float16: 2e-1, torch.bfloat16: 5e-1}
 
-# The budget of DESIGN §5 where eager torch's own error is not known: this many times the larger of one rounding of the
-# gradient and of its conditioning noise. A backward of ten steps makes about ten roundings; half-precision arithmetic
-# inside float32 makes 8192 times, and a half-precision accumulator about N times, that of one.
+# The budget for the error in each dtype, where eager torch's own error is not known: this many times one rounding of
+# the gradient or the conditioning noise, whichever is larger. A backward of ten steps makes about ten roundings;
+# one that computes in half precision inside float32 errs by 8192 roundings, a half-precision accumulator by about N.
 BUDGET = {torch.float64: 256.0, torch.float32: 256.0, torch.float16: 24.0, torch.bfloat16: 16.0}
 
-# With a reference, this many times the error that eager torch makes of it, plus two roundings.
+# With a reference the budget is this many times the error of the reference in eager torch, plus two roundings.
 EAGER_FACTOR = 4.0
 
-NOISE_FACTOR = 64.0
-FLOOR = 256.0
+NOISE_FACTOR = 64.0  # how many times the measured noise is allowed, because a few draws find less than the largest
+FLOOR = 256.0  # roundings of the largest gradient, for gradients that are zero but for rounding
 
-PIECE = 1 << 16  # elements; what is computed from larger tensors only to be added up is computed in pieces
+PIECE = 1 << 16  # elements; sums and maxima over larger tensors are computed in pieces, because that takes less memory
 
 
 def real(dtype: torch.dtype) -> torch.dtype:
@@ -63,8 +64,8 @@ class Mismatch:
 
     expected: Tensor
     actual: Tensor
-    wrong: Tensor  # bool: which elements
-    index: tuple[int, ...]  # the worst of them
+    wrong: Tensor  # bool: which elements differ
+    index: tuple[int, ...]  # the place of the worst element
 
     @property
     def numbers(self) -> tuple[float | complex, float | complex]:
@@ -72,13 +73,13 @@ class Mismatch:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """Dense float64 or complex128, for a comparison."""
+    """The tensor as dense float64 or complex128, for a comparison."""
     tensor = dense(tensor)
     return tensor.resolve_conj().resolve_neg().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """Without a graph, and strided."""
+    """The tensor without a graph, in the strided layout."""
     return tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
 
 
@@ -110,9 +111,9 @@ def mismatch(
     noise: float | Tensor = 0.0,
     floor: float = 0.0,
 ) -> Mismatch | None:
-    """The difference of two gradients (None is a gradient of zeros) beyond what is allowed, or None.
+    """The mismatch of two gradients (None stands for zeros) that differ by more than is allowed; None where none does.
 
-    Elements where the expected one is not finite are not compared: a comparison with NaN proves nothing.
+    Elements at which the expected gradient is not finite are left out, because a comparison with NaN proves nothing.
     """
     if actual is None and expected is None:
         return None

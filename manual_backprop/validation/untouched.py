@@ -1,8 +1,8 @@
-"""Everything of the caller's given back as it was, whatever a user's function and torch's compiler do to it meanwhile.
+"""The caller's state is given back as it was, whatever a user's function and torch's compiler do to it meanwhile.
 
-One validation runs at a time in a process; another thread waits for it. The random generators, `warnings.filters`,
-`os.environ`, the loggers and the Function that is validated belong to the process, so two validations at once would
-give back each other's states.
+Only one validation runs at a time in a process; a second thread waits. The reason is that the random generators,
+`warnings.filters`, `os.environ`, the loggers and the Function that is validated belong to the process, so two
+validations at once would give back each other's states.
 """
 
 import contextlib
@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from manual_backprop import _torch
+
 _ONE_AT_A_TIME = threading.RLock()
 _callers: list[torch.device | None] = []  # the default devices that callers have set, the innermost last
 CPU = torch.device("cpu")
@@ -25,11 +27,11 @@ CPU = torch.device("cpu")
 
 @contextlib.contextmanager
 def untouched() -> Iterator[None]:
-    """A block that records gradients and warns of nothing, and after which the caller finds everything as it was.
+    """A block in which gradients are recorded and warnings are silent, and after which everything is as it was.
 
     Given back are the random states of torch on every device, of Python and of NumPy, the default dtype and device,
     the grad and inference mode, ``warnings.filters``, ``os.environ`` and torch's loggers, which are silent in the
-    block. In it the default device is the CPU; the user's forward runs with `callers_device`.
+    block. In the block the default device is the CPU; the user's forward runs with `callers_device`.
     """
     with (
         _ONE_AT_A_TIME,
@@ -78,7 +80,7 @@ def _random_states() -> Iterator[None]:
     state, of_python = torch.get_rng_state(), random.getstate()
     of_numpy = numpy.random.get_state() if numpy is not None else None
     of_devices = {module: _of_all_devices(module, "get_rng_state")() for module in _accelerators()}
-    queued = [(tracker, dict(vars(tracker))) for tracker in _seed_queues()]
+    queued = [(queue, dict(vars(queue))) for queue in _torch.seed_queues()]
     try:
         yield
     finally:
@@ -89,14 +91,14 @@ def _random_states() -> Iterator[None]:
         for module in _accelerators():
             if module in of_devices:
                 _of_all_devices(module, "set_rng_state")(of_devices[module])
-            else:  # first used in the block: it starts where the caller's last `torch.manual_seed` lets it start
+            else:  # first used in the block: it starts from the seed of the caller's last `torch.manual_seed`
                 _of_all_devices(module, "manual_seed")(torch.initial_seed())
-        for tracker, before in queued:
-            vars(tracker).update(before)
+        for queue, before in queued:
+            vars(queue).update(before)
 
 
 def _accelerators() -> list[ModuleType]:
-    """`torch.cuda` and its like, where they are initialised: to ask the others for a state would initialise them."""
+    """`torch.cuda` and its like, where they are initialised, because asking the others for a state initialises them."""
     accelerator = torch.accelerator.current_accelerator()
     kinds = {"cuda"} | ({accelerator.type} if accelerator is not None else set())
     modules = [torch.get_device_module(kind) for kind in sorted(kinds)]
@@ -108,15 +110,8 @@ def _of_all_devices(module: ModuleType, name: str) -> Any:
     return getattr(module, f"{name}_all", None) or getattr(module, name)
 
 
-def _seed_queues() -> list[Any]:
-    """Where `torch.manual_seed` queues a seed for a device that is not initialised; private, so without it none."""
-    modules = (getattr(torch, kind, None) for kind in ("cuda", "xpu", "mtia"))
-    queues = (getattr(module, "_lazy_seed_tracker", None) for module in modules)
-    return [queue for queue in queues if queue is not None]
-
-
 def _numpy() -> Any:
-    """NumPy where somebody has imported its random numbers; importing them here would cost a second."""
+    """NumPy where somebody has imported `numpy.random`; it is not imported here, because that would cost a second."""
     return sys.modules["numpy"] if "numpy.random" in sys.modules else None
 
 
@@ -134,7 +129,7 @@ def _default_dtype() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _default_device() -> Iterator[None]:
-    """The CPU as default device, since the validator's own generators are there."""
+    """A block with the CPU as the default device, because the validator's own generators are on the CPU."""
     before = _device()
     if before == CPU:
         try:
@@ -154,7 +149,7 @@ def _default_device() -> Iterator[None]:
 
 
 def _device() -> torch.device | None:
-    """The default device; None where it is set to one that this machine has not."""
+    """The default device; None where it is a device that this machine lacks."""
     try:
         return torch.get_default_device()
     except (AssertionError, RuntimeError):
@@ -166,7 +161,7 @@ def _device() -> torch.device | None:
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """torch's compiler sets ``TORCHINDUCTOR_CACHE_DIR``, for one."""
+    """A block after which the environment is as before, because torch's compiler sets ``TORCHINDUCTOR_CACHE_DIR``."""
     before = dict(os.environ)
     try:
         yield
@@ -180,9 +175,10 @@ def _environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_loggers() -> Iterator[None]:
-    """torch's compile, export and fake tensors log what they refuse, and ``torch.__trace`` thousands of records.
+    """A block in which torch's loggers are silent, because compile, export and fake tensors log all that they refuse,
+    and ``torch.__trace`` writes thousands of records.
 
-    A logger that is made in the block hands its records to the handlers of the loggers above it, so both are silenced.
+    The handlers are silenced too, because a logger that is made in the block hands its records to those above it.
     """
 
     def no_record(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""`validate`: asks every rule of every sample, and makes of the answers one report."""
+"""`validate`: asks every rule about every sample, and makes one report of the answers."""
 
 import platform
 import time
@@ -35,22 +35,22 @@ def validate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Asks of a hand-written backward pass every question in the table `RULES`.
+    """Asks every question in the table `RULES` about a hand-written backward pass.
 
     Args:
         func: an `autograd.Function` class, its ``.apply``, an `nn.Module` (its parameters count as inputs), a
             partial, or any callable on tensors.
-        inputs: the arguments, a tuple as for `torch.autograd.gradcheck`, or a list of such tuples. Those with
-            ``requires_grad`` are differentiated. They are never written to.
+        inputs: the arguments, a tuple as for `torch.autograd.gradcheck`, or a list of such tuples. Tensors with
+            ``requires_grad`` are differentiated. No input is ever written to.
         reference: the same function in plain torch, or a module with the same ``state_dict``.
         only, skip: codes (``"MB301"``), prefixes (``"MB3"``), names or families of rules. A surrogate gradient
-            (straight-through, spikes) is told by ``skip="MB1"``.
-        batch_dim: the dimension of the inputs that counts samples; allows the rules that change it.
-        seed: all random numbers come from it; two calls give the same report.
-        progress: called before each rule with the rule, its number and how many there are.
+            (straight-through, spikes) is meant to differ from the derivative; say so by ``skip="MB1"``.
+        batch_dim: the dimension of the inputs that counts samples; where it is given, rules try other batch sizes.
+        seed: the seed of all random numbers; two calls with one seed give the same report.
+        progress: called before each rule with the rule, the number of the rule and how many there are.
 
     Returns:
-        A `Report`, true where its verdict is "passed": see `Report.verdict`.
+        A `Report`, which is true where the verdict is "passed": see `Report.verdict`.
 
     Raises:
         TypeError, ValueError: an argument that cannot be validated, or a choice that leaves no rule to ask; the message
@@ -82,12 +82,12 @@ def validate(
 
 
 def _self_test() -> list[Finding]:
-    """An error for each mechanism of ours that finds nothing more on this torch: a pass would then mean nothing."""
+    """An error for each mechanism that finds nothing any more on this torch, because a pass would mean nothing then."""
     return [
         Finding(
             "error",
             f"the validator cannot do its work: {sentence}",
-            cause="this torch has no private part, or another one, where manual_backprop looks for it (_torch.py)",
+            cause="a private part of torch that manual_backprop uses (_torch.py) is missing or changed in this version",
             fix="please report it, with this text; use a version of torch that the README names until it is mended",
             code="MB000",
             check="self-test",
@@ -112,14 +112,14 @@ def _answers(rules: Sequence[Rule], cases: Sequence[Case], progress: Progress | 
 
 
 def _merged(found: list[Finding]) -> list[Finding]:
-    """Of one rule's findings over all samples: whatever is bad, or else one that says all is well."""
+    """One rule's findings over all samples: all that are bad; where none is, a single one that says how it went."""
     bad = [finding for finding in found if finding.status in ("fail", "warn", "error")]
     passed = [finding for finding in found if finding.status == "pass"]
     return bad or passed[:1] or [max(found, key=lambda finding: STATUSES.index(finding.status))]
 
 
 def answers(rule: Rule, case: Case) -> list[Finding]:
-    """The findings of one rule about one case: one at least."""
+    """The findings of one rule about one case, at least one."""
     seed_all(case.seed)
     case.ask(rule)
     try:
@@ -140,12 +140,12 @@ def answers(rule: Rule, case: Case) -> list[Finding]:
 
 
 def _broken(case: Case, broken: Broken) -> Finding:
-    """The plain pass itself raises: told once as a failure, and as a skip wherever else it stops a rule."""
+    """The finding about a pass that raised: a failure the first time, a skip for the next rules that it stops too."""
     if "plain" in vars(case) and broken.stage == "forward":
         return case.finding("inconclusive", f"forward does not take the values tried: {one_line(broken)}")
-    if case.told == str(broken):
+    if case.reported == str(broken):
         return case.finding("skip", f"not asked: {one_line(broken)}")
-    case.told = str(broken)
+    case.reported = str(broken)
     return _crash(case, f"{broken.stage} raised", broken.error)
 
 
@@ -153,13 +153,13 @@ def _crash(case: Case, words: str, error: BaseException) -> Finding:
     place = where(error)
     return case.fail(
         f"{words} {type(error).__name__}: {one_line(error)}" + (f" ({place})" if place else ""),
-        cause=f"an exception{' at ' + place if place else ''}",
+        cause=f"an exception was raised{' at ' + place if place else ''}",
         fix="let forward and backward run in this setting, which torch allows",
     )
 
 
 def _validators_own(case: Case, error: BaseException) -> Finding:
-    """The validator broke: neither the user's failure nor a pass."""
+    """The finding where the validator itself broke, which is neither the user's failure nor a pass."""
     return case.finding(
         "error",
         f"the validator itself failed while it asked {case.rule.code} ({case.rule.name}): "

@@ -1,4 +1,4 @@
-"""Which gradients have had their values compared with nothing? A pass that leaves some of those is no pass."""
+"""Which gradients were compared with nothing that knows their values? Where there are some, the verdict is no pass."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ def unchecked(rules: Sequence[Rule], all_of_them: bool, cases: Sequence[Case]) -
     """A finding for each input whose gradient was asked for and that no oracle of values has found right.
 
     Args:
-        rules: those that were asked.
-        all_of_them: whether the caller left the choice to us. Where he chose rules that are no oracle of values
-            (``only="MB3"``), he asked no question about values, and none is open.
+        rules: the rules that were asked.
+        all_of_them: whether the caller left the choice to us. A caller who chose rules that are no oracle of values
+            (``only="MB3"``) asked no question about values, so none is open.
     """
     if not all_of_them and not any(rule.code in ORACLES for rule in rules):
         return ()
@@ -24,7 +24,7 @@ def unchecked(rules: Sequence[Rule], all_of_them: bool, cases: Sequence[Case]) -
         _open(case, slot.name)
         for case in cases
         for place, slot in enumerate(case.slots)
-        if slot.asked and case.values[place].numel() and place not in case.right
+        if slot.asked and case.values[place].numel() and place not in case.judged
     )
 
 

@@ -1,1 +1,1 @@
-"""Where samples come from a running program: the pytest plugin."""
+"""The validator in other programs, which have the samples: the pytest plugin."""

@@ -1,9 +1,10 @@
-"""What the fixture `validate_backward` does once it is used: validate, write the report, fail the test with it.
+"""The fixture `validate_backward` at work: it validates, writes the report, and fails the test with it.
 
 The plugin that pytest loads is the module ``_manual_backprop_pytestplugin``, which says why it lies elsewhere.
 """
 
 import functools
+import hashlib
 import itertools
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from manual_backprop.validation.report.files import encodable
 from manual_backprop.validation.report.report import Report
 from manual_backprop.validation.validate import validate
 
@@ -37,20 +39,30 @@ def checker(request: pytest.FixtureRequest) -> Callable[..., Report]:
 
 
 def written(report: Report, folder: Path, test: str, number: int) -> Path:
-    """Writes a test's report as JSON and as JUnit; the names of the files are those of the test.
+    """Writes a test's report as JSON and as JUnit; the files bear the name of the test.
 
     Args:
         report: what `validate` returned.
-        folder: where to; made if it is not there.
-        test: pytest's id of the test, which is unique, also among the workers of xdist.
-        number: the how-manieth report of this test it is, from 1.
+        folder: the folder to write to; made if it is missing.
+        test: pytest's id of the test, which is unique among the workers of xdist too.
+        number: of this report among those of the test, from 1.
 
     Returns:
         The path of the JSON file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.=-]+", "-", test.replace("::", ".")).strip("-")[-180:]
-    path = folder / (name + (f".{number}" if number > 1 else "") + ".json")
+    path = folder / (file_name(test) + (f".{number}" if number > 1 else "") + ".json")
     report.to_json(path)
     report.to_junit(path.with_suffix(".xml"))
     return path
+
+
+def file_name(test: str) -> str:
+    """A name without a suffix, which no other test has.
+
+    The last 180 bytes of the test's id, in characters that every file system takes; with a digest of the id where
+    anything was cut or replaced, since two ids may look the same then.
+    """
+    name = test.replace("::", ".")
+    plain = re.sub(r"[^\w.=-]+", "-", name).strip("-").encode()[-180:].decode(errors="ignore")
+    return plain if plain == name else f"{plain}.{hashlib.blake2b(encodable(test).encode(), digest_size=4).hexdigest()}"

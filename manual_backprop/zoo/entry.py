@@ -1,4 +1,4 @@
-"""What an entry of the zoo is, and how a file of it adds one."""
+"""The entries of the zoo, and the decorators by which its files add them."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ Inputs = Callable[[], tuple]
 Grads = tuple[Tensor | None, ...]
 F = TypeVar("F", bound=Callable)
 
-# The codes of a formula that is simply wrong: by differences, by the Taylor remainder, and by differences far out.
+# The codes that a simply wrong formula fails: differences, the Taylor remainder, and differences at large inputs.
 EVERYWHERE = ("MB101", "MB104", "MB604")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A hand-written backward, wrong or right, and what a validator has to say about it.
+    """A hand-written backward, wrong or right, and the codes that a validator has to fail it with.
 
     Attributes:
         name: kebab-case and unique.
-        operation: what is computed, for example ``"linear"``.
+        operation: the name of what is computed, for example ``"linear"``.
         function: the Function class, or any callable on tensors.
-        inputs: makes the input tuple; the same one at every call.
-        codes: exactly those that fail, in one call of `validate` and each asked alone; empty for a right one.
-        mistake: one sentence: what the author got wrong, or, for a right one, what is delicate about it.
+        inputs: a function that makes the input tuple, with the same numbers at every call.
+        codes: exactly the codes that fail, all in one call of `validate` and each asked alone; empty for a right entry.
+        mistake: one sentence about the author's mistake or, for a right entry, about its delicate point.
         source: a public bug of this class, as repository and number; empty where there is none.
-        reference: the same in plain torch; given only where the mistake cannot be seen without.
-        batch_dim: as `validate` takes it; given where the edges are worth a look.
-        skip: codes that do not apply, for example ``("MB1",)`` for a surrogate gradient.
+        reference: the same function in plain torch; given only where the mistake cannot be seen without it.
+        batch_dim: as in `validate`; given where the edge cases of the batch are worth a look.
+        skip: codes that do not apply to the entry, for example ``("MB1",)`` for a surrogate gradient.
     """
 
     name: str
@@ -48,18 +48,18 @@ registry: list[Entry] = []
 
 
 def wrong(name: str, operation: str, inputs: Inputs, *codes: str, **options: Any) -> Callable[[F], F]:
-    """Decorator: add a wrong Function, caught by exactly `codes`; its docstring (or `mistake`) is the mistake."""
+    """Decorator: add a wrong Function that fails exactly `codes`; its docstring, or `mistake`, tells the mistake."""
 
     def add(function: F) -> F:
         mistake = options.pop("mistake", function.__doc__)
-        registry.append(Entry(name, operation, function, inputs, codes, mistake, **options))
+        registry.append(Entry(name, operation, function, inputs, tuple(sorted(codes)), mistake, **options))
         return function
 
     return add
 
 
 def right(name: str, operation: str, inputs: Inputs, **options: Any) -> Callable[[F], F]:
-    """Decorator: add a right Function, whose docstring says what is delicate about it."""
+    """Decorator: add a right Function whose docstring tells the delicate point."""
     return wrong(name, operation, inputs, **options)
 
 
@@ -88,7 +88,7 @@ def draw(*values: Any, scale: float = 1.0, shift: float = 0.0, dtype: torch.dtyp
 
 
 def afresh(make: Inputs, *memories: dict | list) -> Inputs:
-    """`make`, which first empties what the entry's module keeps between calls: each validation starts from nothing."""
+    """`make`, after emptying what the entry's module keeps between calls, so that no validation depends on another."""
 
     def emptied() -> tuple:
         for memory in memories:

@@ -1,4 +1,4 @@
-"""The zoo × the checkers: which wrong backward passes does each find, and which right ones does it blame?"""
+"""The zoo × the checkers: which wrong backward passes does each checker find, and which right ones does it blame?"""
 
 import time
 import warnings
@@ -16,7 +16,7 @@ from manual_backprop.zoo import Entry
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one checker said of one entry: whether it refused it, with which codes or words, and in how many seconds."""
+    """The answer of one checker about one entry: whether it refused the entry, by which codes or words, how fast."""
 
     refused: bool
     words: str
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def caught(self) -> bool:
-        """Whether `validate` refuses it with one of the codes that the zoo says have to."""
+        """Whether `validate` refuses the entry with one of the codes that the zoo demands."""
         return bool(set(self.entry.codes) & set(self.verdicts["validate"].words.split()))
 
     @property
@@ -51,7 +51,9 @@ def _of_torch(check: Callable[..., bool], **options: Any) -> Checker:
     def ask(entry: Entry, skip: Sequence[str]) -> tuple[bool, str]:
         try:
             check(callable_of(entry.function), entry.inputs(), **options)
-        except Exception as error:  # gradcheck tells by raising, and so does a backward that crashes
+        except (
+            Exception
+        ) as error:  # a refusal, because gradcheck refuses by raising; a backward that crashes counts too
             return True, (str(error).strip() or type(error).__name__).splitlines()[0]
         return False, ""
 
@@ -80,9 +82,9 @@ def rows(
     """The verdict of every checker on every entry.
 
     Args:
-        entries: of the zoo.
-        skip: codes that `validate` leaves out, besides those of the entry.
-        progress: called before each entry with it, its number and how many there are.
+        entries: the entries of the zoo to ask about.
+        skip: codes that `validate` leaves out, besides those in ``skip`` of the entry.
+        progress: called before each entry with the entry, the number of the entry and how many there are.
     """
     for number, entry in enumerate(entries):
         if progress is not None:

@@ -181,7 +181,7 @@ COMPLEX = torch.complex128
 REALS = torch.linspace(-1, 2, 12, dtype=torch.float64).view(4, 3).to(COMPLEX).requires_grad_()
 
 
-@wrong("complex-multiply-not-conjugated", "complex_mul", draw((4, 3), (4, 3), dtype=COMPLEX), "MB104", "MB106")
+@wrong("complex-multiply-not-conjugated", "complex_mul", draw((4, 3), (4, 3), dtype=COMPLEX), *EVERYWHERE, "MB106")
 class ComplexMultiply(Function):
     """torch's gradient is that of the conjugate variable: the other factor is conjugated."""
 
@@ -211,7 +211,7 @@ class ComplexAbs(Function):
         return grad_output * (z / z.abs()).conj()  # wrong: z.sgn()
 
 
-@wrong("complex-squared-modulus-half", "complex_abs_squared", draw((4, 3), dtype=COMPLEX), "MB104", "MB106")
+@wrong("complex-squared-modulus-half", "complex_abs_squared", draw((4, 3), dtype=COMPLEX), *EVERYWHERE, "MB106")
 class ComplexSquare(Function):
     """∂|z|²/∂z̄ is z, and torch's convention is twice that."""
 
@@ -226,7 +226,7 @@ class ComplexSquare(Function):
         return grad_output * z  # wrong: 2 * z
 
 
-@wrong("complex-matmul-transposed-only", "complex_matmul", draw((4, 3), (3, 2), dtype=COMPLEX), "MB104", "MB106")
+@wrong("complex-matmul-transposed-only", "complex_matmul", draw((4, 3), (3, 2), dtype=COMPLEX), *EVERYWHERE, "MB106")
 class ComplexMatMul(Function):
     """The real formula, transposed and not conjugated."""
 

@@ -290,43 +290,20 @@ class ReluSavesData(Function):
         return grad_output * (input > 0)
 
 
-_norms: dict[int, Tensor] = {}
-
-
-@wrong("square-looks-up-the-address", "square", afresh(ANY, _norms), "MB509", "MB801", "MB802",
-       source="pytorch/pytorch#153334")  # fmt: skip
-class SquareByAddress(Function):
+@wrong("relu-looks-up-the-address", "relu", ANY, "MB509", source="pytorch/pytorch#153334")
+class ReluByAddress(Function):
     """What was computed for the input is found again by its address, which offloading does not keep."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor) -> Tensor:
         ctx.save_for_backward(input)
-        _norms[input.data_ptr()] = 2 * input.detach()  # wrong: save it too
-        return input**2
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
-        (input,) = ctx.saved_tensors
-        return _norms[input.data_ptr()] * grad_output
-
-
-_signs: dict[int, Tensor] = {}
-
-
-@wrong("relu-looks-up-the-address", "relu", afresh(ANY, _signs), "MB509", source="pytorch/pytorch PR#153005")
-class ReluByAddress(Function):
-    """The mask is found again by the address of the saved input, which is another one after offloading."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor) -> Tensor:
-        ctx.save_for_backward(input)
-        _signs[input.data_ptr()] = input > 0  # wrong: save it too
+        ctx.masks = {input.data_ptr(): input > 0}
         return input.clamp(min=0)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (input,) = ctx.saved_tensors
-        return grad_output * _signs[input.data_ptr()]
+        return grad_output * ctx.masks[input.data_ptr()]  # wrong: input > 0
 
 
 @wrong("multiply-unpacks-twice", "mul", draw((4, 3), (4, 3)), "MB510", source="pytorch/pytorch#82482")

@@ -109,6 +109,15 @@ def test_reference_batch_dim_and_skip_are_handed_on(here, capsys):
     assert "MB104" not in statuses
 
 
+def test_a_run_that_is_refused_leaves_no_file(here, capsys):
+    (here / "old.json").write_text("as it was")
+    for name in ("new.json", "old.json"):
+        options = ("--inputs", "users:inputs", "--only", "MB999", "--json", name)
+        assert run(capsys, "validate", "users:Right", *options)[0] == 2
+    assert not (here / "new.json").exists()
+    assert (here / "old.json").read_text() == "as it was"
+
+
 def test_reports_are_written(here, capsys):
     files = [
         "--json",

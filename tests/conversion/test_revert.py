@@ -29,8 +29,8 @@ FLOAT64 = torch.float64
 def test_revert_undoes_it_exactly(case):
     model = case.build().double()
     before, expected = structure(model), results(model)
-    converted = mb.convert(model)
-    reverted = mb.revert(model)
+    converted = mb.conversions(mb.convert(model))
+    reverted = mb.conversions(mb.revert(model))
     assert structure(model) == before
     assert_same(results(model), expected)
     assert [(row.path, row.after, row.before) for row in reverted.rows] == [
@@ -64,7 +64,7 @@ def test_a_copy_can_be_reverted(build, copied):
     assert [type(module) for module in twin.modules()] == classes
     assert_same(results(twin), expected)
     assert_same(results(model), expected)
-    assert len(mb.convert(model).swapped) == 0
+    assert len(mb.conversions(mb.convert(model)).swapped) == 0
 
 
 def test_copies_of_a_layer_in_one_model():
@@ -72,7 +72,7 @@ def test_copies_of_a_layer_in_one_model():
     mb.convert(layer)
     model = torch.nn.Sequential(layer, copy.deepcopy(layer))
     expected = results(model)
-    assert len(mb.revert(model).swapped) == 2
+    assert len(mb.conversions(mb.revert(model)).swapped) == 2
     assert_same(results(model), expected)
     assert [type(module) for module in model[1]] == [torch.nn.Linear, torch.nn.Sigmoid]
 
@@ -83,7 +83,7 @@ def test_layers_that_were_ours_stay():
     )
     before = structure(model)
     why = "it has a hand-written backward already"
-    assert [(row.path, row.why) for row in mb.convert(model).left] == [("0", why), ("1", why)]
+    assert [(row.path, row.why) for row in mb.conversions(mb.convert(model)).left] == [("0", why), ("1", why)]
     mb.revert(model)
     assert structure(model) == before
 
@@ -92,10 +92,10 @@ def test_twice_is_once():
     model = nested()
     before = structure(model)
     mb.convert(model)
-    assert mb.convert(model).swapped == ()
+    assert mb.conversions(mb.convert(model)).swapped == ()
     mb.revert(model)
     assert structure(model) == before
-    assert mb.revert(model).rows == ()
+    assert mb.conversions(mb.revert(model)).rows == ()
     assert structure(model) == before
 
 
@@ -122,7 +122,7 @@ def test_half_a_pair_stays_fused(part):
     expected = results(model)
     mb.convert(model)
     half = part(model)
-    (row,) = mb.revert(half).left
+    (row,) = mb.conversions(mb.revert(half)).left
     assert row.why == "what stood in the place of its activation is not in this model"
     assert_same(results(half), expected)
 
@@ -132,7 +132,7 @@ def test_an_activation_without_its_layer_stays_out():
     mb.convert(model)
     model[0] = torch.nn.Linear(4, 4, dtype=FLOAT64)
     expected = results(model)
-    assert mb.revert(model).rows == ()
+    assert mb.conversions(mb.revert(model)).rows == ()
     assert_same(results(model), expected)
 
 

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from manual_backprop import functional, nn
 from manual_backprop.activations import ACTIVATIONS
 from manual_backprop.functions import CostFunction, LinearActivationFunction
-from tests.cases import BIAS, COST_CASES, COSTS, IN, OUT, StandInContext, needs_cuda, params, softplus
+from tests.cases import BIAS, COST_CASES, COSTS, IN, OUT, StandInContext, needs_cuda, needs_fake_cuda, params, softplus
 from tests.dropin.models import TORCH, assert_same, torch_twin
 
 row = pytest.mark.row("AMP")
@@ -142,6 +142,7 @@ def cuda_autocast(dtype):
         torch.clear_autocast_cache()
 
 
+@needs_fake_cuda
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("activation", MODELS)
 def test_dtypes_of_layers_on_cuda_without_a_gpu(activation, dtype):

@@ -58,7 +58,7 @@ def adam(model):
 @pytest.mark.parametrize("case", CONVERTIBLE)
 def test_values_and_gradients(case, linears):
     ours, theirs = both(case)
-    assert mb.convert(ours, linears).swapped
+    assert mb.conversions(mb.convert(ours, linears)).swapped
     x = torch.randn(5, 4, dtype=FLOAT64, requires_grad=True)
     assert_same(run(ours, x), run(theirs, x))
 
@@ -67,7 +67,7 @@ def test_values_and_gradients(case, linears):
 def test_20_steps_with_the_optimizer_that_was_there_before(case, linears):
     ours, theirs = both(case)
     optimizer = adam(ours)
-    assert mb.convert(ours, linears).swapped
+    assert mb.conversions(mb.convert(ours, linears)).swapped
     assert_same(train(ours, optimizer, 20), train(theirs, adam(theirs), 20))
 
 
@@ -123,7 +123,8 @@ def test_a_model_inside_of_ddp(case, process_group):
     ours, theirs = both(case)
     wrapped = DistributedDataParallel(ours)
     optimizer = adam(wrapped)
-    assert {row.path.removeprefix("module."): row.after for row in mb.convert(wrapped).rows} == case.layers
+    report = mb.conversions(mb.convert(wrapped))
+    assert {row.path.removeprefix("module."): row.after for row in report.rows} == case.layers
     assert_same(train(wrapped, optimizer, 3), train(theirs, adam(theirs), 3))
 
 
@@ -133,6 +134,6 @@ def test_a_sharded_model(case, process_group):
     ours, theirs = both(case)
     fully_shard(ours, mesh=init_device_mesh("cpu", (1,)))
     optimizer = adam(ours)
-    assert {row.path: row.after for row in mb.convert(ours).rows} == case.layers
+    assert {row.path: row.after for row in mb.conversions(mb.convert(ours)).rows} == case.layers
     trained = [x.full_tensor() if isinstance(x, DTensor) else x for x in train(ours, optimizer, 3)]
     assert_same(trained, train(theirs, adam(theirs), 3))

@@ -135,7 +135,7 @@ OTHERS = params(
 def test_20_steps_with_the_losses_of_the_original(case, linears):
     theirs = case.build()
     ours = copy.deepcopy(theirs)
-    report = mb.convert(ours, linears)
+    report = mb.conversions(mb.convert(ours, linears))
     assert {row.path: row.after for row in report.swapped if row.after != "manual_backprop.nn.Linear"} == case.fused
     our_losses, our_weights = train(ours, case.shapes)
     their_losses, their_weights = train(theirs, case.shapes)

@@ -1,7 +1,9 @@
 """Many steps in one call of C++: the same as step by step."""
 
 import copy
+import dataclasses
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def twins(sizes, activation="sigmoid", cost="quadratic", output="sigmoid", dtype
 def taken(net, x, y, batch_size, order):
     """Whether `sgd` goes through C++; the network is left as it was."""
     net = copy.deepcopy(net)
-    cost = net.cost.of_weighted_input_of(net.activations[-1]) or net.cost
+    cost, _ = net.cost.shortened(net.activations)
     rates = [0.0] * -(-len(order) // batch_size)
     return kernels.sgd(net.weights, net.biases, net.velocities, net.activations, cost, x, y, batch_size, rates, order)
 
@@ -173,3 +175,86 @@ def test_without_a_compiler_it_warns_once_and_runs(compiler, monkeypatch, tmp_pa
     for _ in range(2):
         eager.sgd(x, y, 10, 0.1, order)
     torch.testing.assert_close(state(fast), state(eager))
+
+
+@pytest.fixture
+def anew():
+    """The library is looked for again, and once more after the test."""
+    cpp.library.cache_clear()
+    yield
+    cpp.library.cache_clear()
+
+
+PYTHON_CHANGED = {
+    "arguments": (
+        lambda patch: patch.setitem(cpp.FUNCTIONS, "sgd", "pppnn"),
+        r"C\+\+ alone has function sgd float32 pppnnpddnpppn, .*; Python alone has function sgd float32 pppnn, ",
+    ),
+    "activation": (
+        lambda patch: patch.setitem(cpp.ACTIVATIONS, "relu", dataclasses.replace(cpp.ACTIVATIONS["relu"], code=7)),
+        r"C\+\+ alone has activation relu 2; Python alone has activation relu 7;",
+    ),
+    "new_activation": (
+        lambda patch: patch.setitem(cpp.ACTIVATIONS, "softplus", dataclasses.replace(softplus, code=4)),
+        "expects: Python alone has activation softplus 4;",
+    ),
+    "cost": (
+        lambda patch: patch.setattr(cpp, "COSTS", {cost: 1 - code for cost, code in cpp.COSTS.items()}),
+        "Python alone has cost quadratic 1, cost sigmoid_cross_entropy 0",
+    ),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("change", "words"), PYTHON_CHANGED.values(), ids=PYTHON_CHANGED)
+def test_python_that_calls_it_otherwise_is_refused_in_words(change, words, anew, monkeypatch):
+    """A call with other arguments, or with another code, would be a crash or a wrong number."""
+    change(monkeypatch)
+    eager, fast, x, y = twins([3, 2])
+    with pytest.warns(UserWarning, match=words):
+        fast.sgd(x, y, 10, 0.1, torch.arange(25))
+    eager.sgd(x, y, 10, 0.1, torch.arange(25))
+    torch.testing.assert_close(state(fast), state(eager))
+
+
+CPP_CHANGED = {
+    "order_of_the_enumeration": (
+        lambda code: code.replace("CODE(sigmoid) CODE(tanh)", "CODE(tanh) CODE(sigmoid)"),
+        r"C\+\+ alone has activation sigmoid 1, activation tanh 0; Python alone has",
+    ),
+    "an_argument_less": (
+        lambda code: code.replace("double momentum, double weight_decay,", "double momentum, int64_t weight_decay,"),
+        r"C\+\+ alone has function sgd float32 pppnnpdnnpppn",
+    ),
+    "no_table": (lambda code: code.replace("* table()", "* another()"), "it has no table of its functions"),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("change", "words"), CPP_CHANGED.values(), ids=CPP_CHANGED)
+def test_cpp_that_is_called_otherwise_is_refused_in_words(change, words, anew, monkeypatch, tmp_path):
+    sources = [tmp_path / source.name for source in cpp.SOURCES]
+    for old, new in zip(cpp.SOURCES, sources, strict=True):
+        new.write_text(change(old.read_text()))
+    assert [old.read_text() for old in cpp.SOURCES] != [new.read_text() for new in sources]
+    monkeypatch.setattr(cpp, "SOURCES", sources)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    with pytest.warns(UserWarning, match=words):
+        assert not cpp.can_be_built()
+    assert not cpp.can_be_built()  # a second warning would be an error
+
+
+@needs_compiler
+def test_it_is_built_once_and_whole(anew, monkeypatch, tmp_path):
+    """The next process finds it, and nothing unfinished beside it; another source is another library."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    source = tmp_path / "empty.cpp"
+    source.write_text("int nothing;")
+    monkeypatch.setattr(cpp, "SOURCES", (source,))
+    built = cpp._built()
+    assert {built, source} == set(tmp_path.iterdir())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
+    assert cpp._built() == built
+    source.write_text("int another;")
+    with pytest.raises(pytest.fail.Exception):
+        cpp._built()

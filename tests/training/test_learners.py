@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from manual_backprop.training.config import RECIPES
-from manual_backprop.training.learners import autograd_gradients
 from manual_backprop.training.parallel import Workers
 
 BACKPROPS = ("network", "layers", "autograd")
@@ -55,16 +54,6 @@ def test_initial_weights_have_the_stated_spread(make_config, make_trainer, init)
     weights, biases = {"normal": (1, 1), "scaled": (1 / 28, 1), "torch": (1 / 28 / 3**0.5,) * 2}[init]
     assert float(w.std()) == pytest.approx(weights, rel=0.02)
     assert float(b.std()) == pytest.approx(biases, rel=0.2)
-
-
-@pytest.mark.parametrize("backprop", BACKPROPS)
-@pytest.mark.parametrize("cost", ["quadratic", "cross_entropy"])
-def test_written_gradients_are_those_of_the_mean_cost(make_config, make_trainer, backprop, cost):
-    trainer = make_trainer(make_config(backprop=backprop, cost=cost, dtype="float64"), 50)
-    x, _, y = trainer.data.train
-    reference = autograd_gradients(trainer.network, x, y)
-    for ours, theirs in zip(trainer.learner.written_gradients(x, y), reference, strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_one_process_is_the_default():

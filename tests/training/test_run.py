@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import warnings
 
 import pytest
 import torch
@@ -71,6 +72,34 @@ def test_what_tensorboard_shows(two_epochs):
     assert [event.step for event in events.Scalars("error/0/norm")] == list(range(0, 100, 20))
     assert [event.step for event in events.Scalars("agreement/0/weight")] == list(range(0, 100, 10))
     assert all(0 < event.value < 3.5e-4 for event in events.Scalars("agreement/0/weight"))
+
+
+@pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
+def test_tracing_that_torch_deprecates_is_still_a_graph(run, tmp_path, monkeypatch, category):
+    def trace(*arguments, **options):
+        warnings.warn("`torch.jit.trace` is deprecated. Please switch to `torch.compile`.", category, stacklevel=2)
+        return torch_trace(*arguments, **options)
+
+    torch_trace = torch.jit.trace
+    monkeypatch.setattr(torch.jit, "trace", trace)
+    assert run("--epochs", "1", "--name", "mine") == 0
+    assert EventAccumulator(str(tmp_path / "mine")).Reload().Tags()["graph"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError])
+def test_a_run_whose_model_cannot_be_traced_ends_well(run, tmp_path, monkeypatch, error):
+    """Also where warnings are errors, as in these tests."""
+
+    def trace(*_, **__):
+        raise error("no such thing any more")
+
+    monkeypatch.setattr(torch.jit, "trace", trace)
+    assert run("--epochs", "1", "--name", "mine") == 0
+    events = EventAccumulator(str(tmp_path / "mine")).Reload()
+    assert not events.Tags()["graph"]
+    (text,) = events.Tensors("graph/text_summary")[0].tensor_proto.string_val
+    assert text.decode().startswith("The model could not be traced: ")
+    assert text.decode().count("no such thing any more") == 1
 
 
 def test_every_chart_of_the_overview_has_a_curve(run, tmp_path):

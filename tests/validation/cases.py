@@ -1,4 +1,4 @@
-"""Small Functions, each wrong in one way, with the code that must catch it; and right ones that are delicate."""
+"""Small Functions that tests are made of, and right ones that are delicate."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ class Case(NamedTuple):
     name: str
     function: Any
     inputs: Inputs
-    code: str = ""  # empty for a right one
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -72,48 +71,9 @@ def linear(name: str, gradients: Callable[..., Any]) -> Any:
     return made(name, linear_forward, backward)
 
 
-def cube_forward(ctx: Any, x: Tensor) -> Tensor:
-    ctx.save_for_backward(x)
-    return x**3
-
-
 def cube_backward(ctx: Any, grad: Tensor) -> Tensor:
     (x,) = ctx.saved_tensors
     return 3 * x**2 * grad
-
-
-def on_ctx(ctx: Any, x: Tensor) -> Tensor:
-    ctx.x = x
-    return x**3
-
-
-kept: list[Tensor] = []
-
-
-def keeps(ctx: Any, x: Tensor) -> Tensor:
-    kept.append(x)
-    return cube_forward(ctx, x)
-
-
-last: dict[str, Tensor] = {}
-
-
-def remembers(ctx: Any, x: Tensor) -> Tensor:
-    last["x"] = x.detach().clone()
-    return x**3
-
-
-def writes_input(ctx: Any, x: Tensor) -> Tensor:
-    y = cube_forward(ctx, x.clone())
-    x.detach().numpy()[:] *= 2
-    return y
-
-
-def stale(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    if not hasattr(ctx, "before"):
-        ctx.before = (3 * x**2 * grad).tolist()
-    return torch.tensor(ctx.before, dtype=x.dtype)
 
 
 def two_forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,67 +89,15 @@ def two(name: str, gradient: Callable[[Tensor, Tensor, Tensor], Any], forward: A
     return made(name, forward, backward)
 
 
-def two_unmaterialised(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    ctx.set_materialize_grads(False)
-    return two_forward(ctx, x)
-
-
 def product_forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
     ctx.save_for_backward(x, y)
     ctx.same = x.data_ptr() == y.data_ptr()
     return x * y
 
 
-def forgets_the_second(ctx: Any, grad: Tensor) -> Any:
-    x, y = ctx.saved_tensors
-    return grad * y, None if ctx.same else grad * x
-
-
-def unconjugated(ctx: Any, grad: Tensor) -> Any:
-    x, y = ctx.saved_tensors
-    return grad * y, grad * x
-
-
 def conjugated(ctx: Any, grad: Tensor) -> Any:
     x, y = ctx.saved_tensors
     return grad * y.conj(), grad * x.conj()
-
-
-class WrongJvp(Function):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.sin()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * ctx.saved_tensors[0].cos()
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return -tangent * ctx.saved_tensors[0].cos()
-
-
-class WrongVmap(Function):
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.cumsum(0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.flip(0).cumsum(0).flip(0)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor) -> tuple:
-        return WrongVmap.apply(x), in_dims[0]
 
 
 class ExpInPlace(Function):
@@ -205,29 +113,9 @@ class ExpInPlace(Function):
         return grad * ctx.saved_tensors[0]
 
 
-def naive_sigmoid(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    return grad * torch.exp(-x) / (1 + torch.exp(-x)) ** 2
-
-
-def squeezed(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    return 3 * x**2 * grad if len(x) > 1 else grad
-
-
-def needs_a_sample(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    return 3 * x**2 * grad + 0 * grad.max()
-
-
 def relu_forward(ctx: Any, x: Tensor) -> Tensor:
     ctx.save_for_backward(x)
     return x.clamp(min=0)
-
-
-def relu_two_at_zero(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    return grad * torch.where(x == 0, 2.0, (x > 0).to(x.dtype))
 
 
 def relu_backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -242,63 +130,6 @@ def once(ctx: Any, grad: Tensor) -> Tensor:
 def right_linear(_: Any, grad: Tensor, input: Tensor, weight: Tensor) -> Any:
     return grad @ weight, grad.mT @ input, grad.sum(0)
 
-
-def frozen(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor) -> Any:
-    twice = 1 if ctx.needs_input_grad[1] else 2
-    return twice * grad @ weight, grad.mT @ input, grad.sum(0)
-
-
-WRONG = [
-    Case("no-sigma-prime", sigmoid("NoPrime", lambda g, a: g * 1), matrix, "MB101"),
-    Case("remainder-of-order-one", sigmoid("Half", lambda g, a: g * a * (1 - a) / 2), matrix, "MB104"),
-    Case("relu-two-at-zero", made("Relu", relu_forward, relu_two_at_zero), matrix, "MB105"),
-    Case("no-conjugate", made("Product", product_forward, unconjugated),
-         lambda: draw((4,), (4,), dtype=torch.complex128), "MB106"),
-    Case("two-gradients-for-one", sigmoid("Two", lambda g, a: (g * a * (1 - a), g)), matrix, "MB201"),
-    Case("bias-none", linear("NoBias", lambda c, g, x, w: (g @ w, g.mT @ x, None)), layer, "MB202"),
-    Case("bias-not-summed", linear("Unreduced", lambda c, g, x, w: (g @ w, g.mT @ x, g)), layer, "MB203"),
-    Case("float32-returned", sigmoid("Single", lambda g, a: (g * a * (1 - a)).float()), matrix, "MB204"),
-    Case("saved-tensor-returned", made("Half", lambda ctx, x: (ctx.save_for_backward(x), (x * x).sum() / 2)[1],
-                                       lambda ctx, g: ctx.saved_tensors[0]), matrix, "MB207"),
-    Case("wrong-when-frozen", linear("Frozen", frozen), layer, "MB208"),
-    Case("none-not-expected", two("Two", lambda a, b, x: a * x.cos() - b * x.sin(), two_unmaterialised), matrix,
-         "MB210"),
-    Case("second-output-dropped", two("Dropped", lambda a, b, x: a * x.cos()), matrix, "MB211"),
-    Case("absolute-value", sigmoid("Abs", lambda g, a: g.abs() * a * (1 - a)), matrix, "MB301"),
-    Case("clamp", sigmoid("Clamp", lambda g, a: g.clamp(-100, 100) * a * (1 - a)), matrix, "MB302"),
-    Case("square", sigmoid("Square", lambda g, a: g * g * a * (1 - a)), matrix, "MB303"),
-    Case("penalty-added", sigmoid("Added", lambda g, a: g * a * (1 - a) + 0.01 * a), matrix, "MB304"),
-    Case("cross-term", two("Cross", lambda a, b, x: a * x.cos() - b * x.sin() + 0.01 * a * b), matrix, "MB305"),
-    Case("normalised", sigmoid("Norm", lambda g, a: g / g.abs().max() * a * (1 - a)), matrix, "MB306"),
-    Case("strides-assumed", sigmoid("Raw", lambda g, a: g.as_strided(a.shape, a.stride(), 0) * a * (1 - a)), matrix,
-         "MB401"),
-    Case("offset-assumed", sigmoid("Zero", lambda g, a: g.as_strided(g.shape, g.stride(), 0) * a * (1 - a)), matrix,
-         "MB403"),
-    Case("view-of-expanded", sigmoid("View", lambda g, a: g.view(-1).view(a.shape) * a * (1 - a)), matrix, "MB404"),
-    Case("input-written", made("Writes", writes_input, cube_backward), matrix, "MB501"),
-    Case("grad-written", sigmoid("InPlace", lambda g, a: g.mul_(a * (1 - a))), matrix, "MB502"),
-    Case("saved-written", sigmoid("Saved", lambda g, a: a.data.mul_(1 - a).mul(g)), matrix, "MB503"),
-    Case("stale", made("Stale", cube_forward, stale), matrix, "MB504"),
-    Case("module-global", made("Global", remembers, lambda ctx, g: 3 * last["x"] ** 2 * g), matrix, "MB505"),
-    Case("tensor-on-ctx", made("OnCtx", on_ctx, lambda ctx, g: 3 * ctx.x**2 * g), matrix, "MB506"),
-    Case("leak", made("Leak", keeps, cube_backward), matrix, "MB507"),
-    Case("change-unnoticed", made("Unguarded", on_ctx, lambda ctx, g: 3 * ctx.x**2 * g), matrix, "MB508"),
-    Case("global-state", made("State", remembers, lambda ctx, g: 3 * last["x"] ** 2 * g), matrix, "MB511"),
-    Case("nan-when-saturated", made("Naive", lambda ctx, x: (ctx.save_for_backward(x), torch.sigmoid(x))[1],
-                                    naive_sigmoid), lambda: draw((4, 3), dtype=torch.float32), "MB604"),
-    Case("half-inside", made("HalfInside", cube_forward,
-                             lambda ctx, g: (3 * ctx.saved_tensors[0].half() ** 2 * g.half()).to(g.dtype)),
-         lambda: draw((4, 3), dtype=torch.float32), "MB303"),
-    Case("empty-batch", made("Empty", cube_forward, needs_a_sample), matrix, "MB701", {"batch_dim": 0}),
-    Case("one-sample", made("One", cube_forward, squeezed), matrix, "MB702", {"batch_dim": 0}),
-    Case("same-tensor", made("Same", product_forward, forgets_the_second), pair, "MB705"),
-    Case("detached", sigmoid("Detached", lambda g, a: g * (a * (1 - a)).detach()), matrix, "MB801"),
-    Case("once-differentiable", made("Once", cube_forward, once), matrix, "MB802"),
-    Case("wrong-jvp", WrongJvp, matrix, "MB803"),
-    Case("wrong-vmap", WrongVmap, matrix, "MB804"),
-    Case("noise", sigmoid("Noise", lambda g, a: g * a * (1 - a) * (1 + 1e-6 * torch.randn_like(a))), matrix, "MB901"),
-    Case("threads", made("Shared", remembers, lambda ctx, g: 3 * last["x"] ** 2 * g), matrix, "MB902"),
-]  # fmt: skip
 
 BATCH = {"batch_dim": 0}
 

@@ -78,6 +78,72 @@ class ForgetsInAnotherThread(Function):
         return grad_output * getattr(ForgetsInAnotherThread.local, "scale", 1.0)
 
 
+class RowsNeverWritten(Function):
+    """The rows of words that do not occur are whatever was in memory, which may by chance be what it should."""
+
+    @staticmethod
+    def forward(ctx, index, weight):
+        ctx.save_for_backward(index)
+        ctx.shape = weight.shape
+        return weight[index]
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (index,) = ctx.saved_tensors
+        grad_weight = grad_output.new_empty(ctx.shape)
+        grad_weight[index] = 0
+        return None, grad_weight.index_add_(0, index, grad_output)
+
+
+class OneGradientTooMany(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output * 2, grad_output
+
+
+class Cube(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+
+class CubeInHalf(Cube):
+    """In float32 no difference quotient sees it."""
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (x,) = ctx.saved_tensors
+        return (3 * x.half() ** 2 * grad_output.half()).to(grad_output.dtype)
+
+
+class CubeOfOneSample(Cube):
+    """A wrong value, and no crash, where there is one sample."""
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad_output if len(x) > 1 else grad_output
+
+
+class ReluOfTwoSlopes(Function):
+    """Finite at the kink, and outside of both slopes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (x,) = ctx.saved_tensors
+        return grad_output * torch.where(x == 0, 2.0, (x > 0).to(x.dtype))
+
+
 def drawn(*shapes, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
     return tuple(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes)
@@ -92,6 +158,10 @@ RIGHT = {
 WRONG = {
     "drops the tiny": (DropsTheTiny, drawn((4, 5)), "MB302"),
     "forgets in another thread": (ForgetsInAnotherThread, drawn((4, 3)), "MB902"),
+    "one gradient too many": (OneGradientTooMany, drawn((4, 3)), "MB201"),
+    "half inside float32": (CubeInHalf, drawn((4, 3), dtype=torch.float32), "MB303"),
+    "one sample": (CubeOfOneSample, drawn((4, 3)), "MB702"),
+    "two at the kink": (ReluOfTwoSlopes, drawn((4, 3)), "MB105"),
 }
 
 
@@ -103,4 +173,13 @@ def test_right_is_not_blamed(function, inputs):
 
 @pytest.mark.parametrize(("function", "inputs", "code"), WRONG.values(), ids=WRONG)
 def test_wrong_is_found(function, inputs, code):
-    assert code in {finding.code for finding in validate(function, inputs, only=code).failures}
+    assert code in {finding.code for finding in validate(function, inputs, only=code, batch_dim=0).failures}
+
+
+def test_memory_never_written_is_found_where_torch_fills_it():
+    torch.use_deterministic_algorithms(True)
+    try:
+        report = validate(RowsNeverWritten, (torch.tensor([0, 2, 4]), *drawn((40, 3))), only="MB206")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [finding.code for finding in report.failures] == ["MB206"]

@@ -31,10 +31,10 @@ CASES = [
     ("flip", made("F", lambda ctx, x: x * 2, lambda ctx, g: 2 * g.flip(0)), lambda: draw((5,)), "reversed along axis"),
     ("row", made("F", lambda ctx, x: x * 2, lambda ctx, g: torch.cat([3 * g[:1], 2 * g[1:]])), lambda: draw((5, 2)),
      "wrong only at 0 along axis 0 (of 5)"),
-    ("slot", made("F", lambda ctx, x, y: 2 * x + 3 * y, lambda ctx, g: (3 * g, 2 * g)), pair, "in the wrong slot"),
+    ("slot", made("F", lambda ctx, x, y: 2 * x + 3 * y, lambda ctx, g: (3 * g, 2 * g)), pair, "in the wrong place"),
     ("bias-mean", linear("F", lambda c, g, x, w: (g @ w, g.mT @ x, g.mean(0))), layer, "the size 5 of `input`"),
     ("BP1", activated("F", lambda g, s, x, w: (g @ w, (g * s).mT @ x, (g * s).sum(0))), layer, "BP1 without σ′(z)"),
-    ("BP4", activated("F", lambda g, s, x, w: ((g * s) @ w, (g * s).mT @ x / 5, (g * s).sum(0))), layer, "BP4 divided"),
+    ("BP4", activated("F", lambda g, s, x, w: ((g * s) @ w, (g * s).mT @ x / 5, (g * s).sum(0))), layer, "BP4 divides"),
     ("BP3", activated("F", lambda g, s, x, w: ((g * s) @ w, (g * s).mT @ x, (g * s)[0])), layer, "BP3 takes the first"),
 ]  # fmt: skip
 

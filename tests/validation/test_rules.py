@@ -1,21 +1,13 @@
-"""Each code catches its own mistake; nothing that is right fails."""
+"""The rules as a table, and nothing that is right fails; what each rule catches is for its snippet and the zoo."""
 
 import pytest
 
 from manual_backprop import functional, validate
 from manual_backprop.validation import RULES
 from manual_backprop.validation.needs import NEEDS
-from tests.validation.cases import RIGHT, WRONG, Case, layer, matrix
+from tests.validation.cases import RIGHT, Case, layer, matrix
 
 SLOW = ("MB806", "MB807")
-
-
-@pytest.mark.parametrize("case", WRONG, ids=lambda case: f"{case.code}-{case.name}")
-def test_wrong_is_caught_by_its_code(case: Case) -> None:
-    report = validate(case.function, case.inputs(), only=case.code, **case.options)
-    assert [finding.code for finding in report.failures][:1] == [case.code], str(report)
-    assert report.failures[0].cause
-    assert report.failures[0].fix
 
 
 @pytest.mark.parametrize("case", RIGHT, ids=lambda case: case.name)

@@ -14,7 +14,7 @@ def arguments_of(snippet):
     """What a snippet calls `validate` with, once it is run as it stands after the prelude."""
     calls = []
     torch.manual_seed(0)
-    names = {"__name__": "snippet"}
+    names = {"__name__": __name__}  # of a module that can be imported: the compiler of older torch imports it
     exec(PRELUDE, names)
     names["validate"] = lambda *args, **options: calls.append((args, options))
     exec(snippet, names)

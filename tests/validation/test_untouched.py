@@ -161,10 +161,10 @@ def test_the_users_code_keeps_the_default_device() -> None:
         assert torch.empty(0).device.type == "cpu"
         return grad * 2
 
-    twice = made("Twice", forward, backward)
+    doubled = made("Doubled", forward, backward)
     inputs = matrix()
     with torch.device("meta"):
-        assert validate(twice, inputs, only="MB3")
+        assert validate(doubled, inputs, only="MB3")
         assert torch.empty(0).device.type == "meta"
     assert seen == {"meta"}
 

@@ -1,11 +1,15 @@
 """The plugin, in a pytest of its own: it fails tests with the findings, writes reports, imports nothing early."""
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+
+from manual_backprop import Report
+from manual_backprop.watching.pytest_plugin import file_name, written
 
 pytest_plugins = ["pytester"]
 
@@ -109,3 +113,28 @@ def test_plugin_imports_neither_torch_nor_the_package():
 def test_pytest_without_the_fixture_imports_no_torch(pytester):
     pytester.makepyfile("import sys\ndef test_modules():\n    assert 'torch' not in sys.modules\n")
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
+
+
+LONG = "x" * 300
+IDS = {
+    "long": (f"test_a.py::test_b[{LONG}1]", f"test_a.py::test_c[{LONG}1]"),
+    "long, of one test": (f"test_a.py::test_b[1{LONG}]", f"test_a.py::test_b[2{LONG}]"),
+    "letters of many bytes": (f"test_a.py::test_b[{'δ' * 200}1]", f"test_a.py::test_b[{'δ' * 199}11]"),
+    "replaced": ("test_a.py::test_b[a b]", "test_a.py::test_b[a-b]"),
+    "folders": ("a/b.py::test_c", "a-b.py::test_c"),
+    "half a surrogate pair": ("test_a.py::test_b[\ud800]", "test_a.py::test_b[\ud801]"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), IDS.values(), ids=IDS)
+def test_two_tests_never_share_a_file(one, other, tmp_path):
+    paths = [written(Report("f", ()), tmp_path, test, 2) for test in (one, other)]
+    assert len(set(paths)) == 2
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_name_of_a_file_is_that_of_the_test():
+    assert file_name("test_user.py::test_wrong") == "test_user.py.test_wrong"
+    assert re.fullmatch(
+        r"tests-test_user\.py\.test_right-1\.[0-9a-f]{8}", file_name("tests/test_user.py::test_right[1]")
+    )

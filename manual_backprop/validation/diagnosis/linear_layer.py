@@ -1,4 +1,4 @@
-"""What a linear layer's gradient becomes when one of BP1–BP4 is written wrong, to compare a gradient with."""
+"""The gradients of a linear layer when one of BP1–BP4 is written wrong, to compare a wrong gradient with."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from manual_backprop.validation.tolerances import wide
 
 
 def derivatives_from(output: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """σ′ as the common activations take it from their output."""
+    """σ′ of the common activations, computed from the output a."""
     if output.is_complex() or not output.is_floating_point():
         return
     yield "σ′ = a(1 − a) of the sigmoid", output * (1 - output)
@@ -19,7 +19,7 @@ def derivatives_from(output: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def output_factors(case: Case, shape: torch.Size) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of that shape that a gradient is commonly multiplied by: cotangents, inputs, outputs, σ′."""
+    """The tensors of one shape that a gradient is commonly multiplied by: cotangents, inputs, outputs, σ′."""
     named = [(f"grad_outputs[{i}]", c) for i, c in enumerate(case.plain.cotangents) if c is not None]
     named += [(f"`{slot.name}`", value) for slot, value in zip(case.slots, case.values, strict=True)]
     for i, output in enumerate(case.plain.outputs):
@@ -31,7 +31,7 @@ def output_factors(case: Case, shape: torch.Size) -> Iterator[tuple[str, Tensor]
 
 
 def linear_parts(case: Case) -> tuple[int, int, int | None] | None:
-    """The slots of input ``(*, i)``, weight ``(o, i)`` and bias ``(o,)`` where the shapes are those of such a layer."""
+    """The slots of input ``(*, i)``, weight ``(o, i)`` and bias ``(o,)``, where the shapes fit a linear layer."""
     if len(case.plain.outputs) != 1 or case.plain.cotangents[0] is None:
         return None
     output = case.plain.outputs[0]
@@ -48,7 +48,7 @@ def linear_parts(case: Case) -> tuple[int, int, int | None] | None:
 
 
 def linear_candidates(case: Case, slot: int) -> Iterator[tuple[Tensor, str, str]]:
-    """Wrong gradients of that slot, each with the equation that is written wrong and its cure."""
+    """Wrong gradients of a slot, each with the equation that was written wrong, and the cure."""
     parts = linear_parts(case)
     if parts is None or slot not in parts:
         return
@@ -66,17 +66,21 @@ def linear_candidates(case: Case, slot: int) -> Iterator[tuple[Tensor, str, str]
     for words, derivative in derivatives_from(a):
         right = gradient(g * derivative)
         wrongs = [
-            (gradient(g), f"BP1 without σ′(z): {words} is missing", "δ = grad_output ⊙ σ′(z)"),
+            (gradient(g), f"BP1 without σ′(z): {words} is missing", "let δ = grad_output ⊙ σ′(z)"),
             (gradient(g * derivative**2), f"BP1 with σ′(z) twice: {words}", "multiply by σ′ once"),
         ]
         if slot != parts[0] and n > 1:
             equation = "BP4" if slot == parts[1] else "BP3"
             first = gradient(torch.where(torch.arange(n).unsqueeze(1) == 0, g * derivative, 0.0))
             wrongs += [
-                (right / n, f"{equation} divided by the batch of {n}: the 1/N is the cost's", "sum over the samples"),
+                (
+                    right / n,
+                    f"{equation} divides by the batch of {n}, and the cost already holds that 1/N",
+                    "sum over the samples",
+                ),
                 (first, f"{equation} takes the first sample only", "sum over the samples"),
             ]
         for candidate, cause, fix in wrongs:
-            # A derivative that is constant (or a ratio that is 1) tells nothing.
+            # A candidate that equals the right gradient is left out, because it would explain every mistake.
             if not torch.allclose(candidate, right, rtol=1e-3):
                 yield candidate, cause, fix

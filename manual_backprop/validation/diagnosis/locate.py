@@ -1,4 +1,4 @@
-"""From "the derivative is wrong somewhere" to which input, which output, which element, and why."""
+"""From "the derivative is wrong somewhere" to the input, the output, the element, and the reason."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +9,7 @@ from manual_backprop.validation.case import Case
 from manual_backprop.validation.diagnosis.patterns import wrong_gradient
 from manual_backprop.validation.differences import inner, norm
 from manual_backprop.validation.exceptions import Inconclusive
+from manual_backprop.validation.naming import counted
 from manual_backprop.validation.oracle import Elements, Oracle
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.report.heat_map import chosen
@@ -17,7 +18,7 @@ from manual_backprop.validation.tolerances import Mismatch
 
 
 def wrong_derivatives(case: Case, oracle: Oracle, setting: str = "") -> Iterator[Finding]:
-    """A failure for each input whose gradient is not the derivative; those found right are marked as such.
+    """A failure for each input whose gradient is not the derivative; the slots that are judged go into `Case.judged`.
 
     Args:
         setting: where this was measured, ``"with one sample"``; empty for the plain sample.
@@ -31,14 +32,14 @@ def wrong_derivatives(case: Case, oracle: Oracle, setting: str = "") -> Iterator
         return
     verdict = oracle.verdict()
     if verdict == "right":
-        case.right.update(oracle.asked)
+        case.judged.update(oracle.asked)
         return
     if verdict == "unknown":
-        raise Inconclusive("the differences do not converge: a jump, or noise above the difference looked for")
+        raise Inconclusive("the differences do not converge: forward has a jump, or its noise hides the difference")
     slots = oracle.asked if verdict == "kink" else oracle.wrong_slots() or oracle.asked
     measured = [oracle.elements(slot) for slot in slots]
-    case.right.update(elements.slot for elements in measured if elements.mostly_right)
-    case.right.update(set(oracle.asked) - set(slots))
+    case.judged.update(elements.slot for elements in measured if elements.wrong or elements.mostly_right)
+    case.judged.update(set(oracle.asked) - set(slots))
     kinks = sum(elements.verdicts.count("kink") for elements in measured)
     expected: Gradients = list(oracle.gradients)
     for elements in measured:
@@ -48,11 +49,12 @@ def wrong_derivatives(case: Case, oracle: Oracle, setting: str = "") -> Iterator
     if not findings and verdict == "wrong":
         yield _unlocated(case, oracle, setting)
     elif not findings:
-        raise Inconclusive(f"a kink at {kinks or 'some'} elements of the sample, where any subgradient may be right")
+        places = counted(kinks, "element") if kinks else "some elements"
+        raise Inconclusive(f"the sample lies on a kink at {places}, where any subgradient may be right")
 
 
 def _expected(oracle: Oracle, elements: Elements) -> torch.Tensor | None:
-    """The gradient as differences have it, where every element was measured."""
+    """The gradient that differences measured; None unless they measured every element."""
     value = oracle.values[elements.slot]
     if len(elements.where) != value.numel():
         return None
@@ -91,7 +93,7 @@ def _mismatch(elements: Elements, value: torch.Tensor, complete: bool) -> Mismat
 
 
 def wrong_output(oracle: Oracle) -> int | None:
-    """The one output whose share of the gradient is wrong, where there are several and it is one alone."""
+    """The output whose share of the gradient is wrong; None where there is one output only, or several are wrong."""
     targets = [i for i, cotangent in enumerate(oracle.cotangents) if cotangent is not None]
     if len(targets) < 2:
         return None
@@ -114,7 +116,7 @@ def _unlocated(case: Case, oracle: Oracle, setting: str) -> Finding:
     names = ", ".join(f"`{case.slots[i].name}`" for i in slots)
     return case.fail(
         f"the gradient of {names} is not the derivative along a random direction{' ' + setting if setting else ''}",
-        cause="many elements are off by a little, or a few that were not among those looked at one by one",
+        cause="many elements are off by a little, or a few are wrong that were not measured one by one",
         fix="compare the formula of backward with that of forward; give a smaller sample to see the elements",
         input=case.slots[slots[0]].name,
     )

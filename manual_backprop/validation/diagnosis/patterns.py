@@ -1,7 +1,7 @@
 """From an expected and an actual gradient to the likely cause, by a table of patterns; never from the source.
 
-A pattern is a name, a test that gives words where it fits, and the cure. The first that fits speaks; where none does,
-the five worst elements are shown and it is said that none does.
+A pattern is a name and a test that, where it fits, gives the cause in words and the cure. The first pattern that fits
+speaks; where none fits, the message says so and shows the five worst elements.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manual_backprop.validation.case import Case, Gradients
 from manual_backprop.validation.diagnosis.linear_layer import linear_candidates, output_factors
+from manual_backprop.validation.naming import counted
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.report.heat_map import excerpt
 from manual_backprop.validation.tolerances import Mismatch, largest, wide
@@ -20,19 +21,19 @@ from manual_backprop.validation.tolerances import Mismatch, largest, wide
 
 @dataclass
 class Evidence:
-    """A mismatch with what surrounds it. `complete` is False where only some elements were measured."""
+    """A mismatch and the case that it was found in. `complete` is False where only some elements were measured."""
 
     case: Case
     slot: int
     expected: Tensor
     actual: Tensor
     wrong: Tensor
-    others: Gradients  # the gradients expected of all slots, where known
+    others: Gradients  # the expected gradients of all slots, where known
     complete: bool = True
     rtol: float = 1e-3
 
     def alike(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two tensors agree to `rtol`, which is coarse: the pattern counts, not the last digit."""
+        """Whether two tensors agree to `rtol`, which is coarse because the pattern counts, not the last digit."""
         if a.shape != b.shape or not a.numel():
             return False
         allowed = self.rtol * max(largest(a), largest(b))
@@ -44,7 +45,7 @@ class Evidence:
 
 
 def sizes(case: Case) -> dict[str, int]:
-    """Sizes at hand by name, the likely N first."""
+    """The sizes that a sum may run over, by name, the likeliest first."""
     found: dict[str, int] = {}
     for slot, value in zip(case.slots, case.values, strict=True):
         for axis, size in enumerate(value.shape):
@@ -57,28 +58,28 @@ def sizes(case: Case) -> dict[str, int]:
 
 def _sums_and_means(case: Case) -> Iterator[tuple[float, str, str]]:
     for text, size in sizes(case).items():
-        # 2 and ½ are commoner as a constant of their own than as a size.
+        # A size of 2 is left to `_twos`, because a factor 2 or ½ more often comes from a square than from a size.
         if size > 2:
-            yield size, f"{size}", f"a sum over {text} stands where a mean does: the factor 1/{size} is missing"
-            yield 1 / size, f"1/{size}", f"divided by {text}, once too often"
+            yield size, f"{size}", f"backward sums over {text} where forward takes the mean: 1/{size} is missing"
+            yield 1 / size, f"1/{size}", f"backward divides by {text} once too often"
 
 
 def _twos(_: Case) -> Iterator[tuple[float, str, str]]:
-    yield 2.0, "2", "a factor 2 too many"
-    yield 0.5, "1/2", "a factor 2 is missing, as of a derivative of x²"
+    yield 2.0, "2", "there is a factor 2 too many"
+    yield 0.5, "1/2", "a factor 2 is missing, such as the one in the derivative of x²"
 
 
 def _powers(case: Case) -> Iterator[tuple[float, str, str]]:
     for text, size in sizes(case).items():
         yield size**0.5, f"√{size}", f"a factor 1/√n, n = {text}, is missing"
-        yield size**-0.5, f"1/√{size}", f"a factor 1/√n, n = {text}, is there twice"
-        yield size**2, f"{size}²", f"two factors of {text} too many"
+        yield size**-0.5, f"1/√{size}", f"a factor 1/√n, n = {text}, stands there twice"
+        yield size**2, f"{size}²", f"there are two factors of {text} too many"
 
 
 def ratio_name(ratio: float, case: Case) -> tuple[str, str]:
-    """What a constant ratio actual/expected most likely is, and the cure."""
+    """The most likely reason for a constant ratio actual/expected, and the cure."""
     if abs(ratio + 1) < 1e-3:
-        return "the sign is turned (ratio −1)", "drop one minus sign"
+        return "the sign is turned (ratio −1)", "drop one minus sign, or add the one that is missing"
     for named in (_sums_and_means, _twos, _powers):
         for value, label, words in named(case):
             if abs(abs(ratio) / value - 1) < 1e-3:
@@ -86,7 +87,7 @@ def ratio_name(ratio: float, case: Case) -> tuple[str, str]:
                 return f"{words} (ratio {sign}{label})", "count that factor exactly once"
     return (
         f"all elements are off by the same factor {ratio:.6g}",
-        "look for a constant that forward has and not backward",
+        "look for a constant that forward has and backward has not",
     )
 
 
@@ -103,7 +104,7 @@ def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
         return
     middle = float(ratios.median())
     if abs(middle - 1) < 1e-3:
-        return  # that is precision lost, not a factor
+        return  # a ratio of almost 1 is left to `_imprecise`, because it is lost precision and not a factor
     if (
         middle
         and bool(((ratios - middle).abs() <= 1e-3 * abs(middle)).all())
@@ -115,16 +116,22 @@ def _constant_ratio(e: Evidence) -> Iterator[tuple[str, str]]:
 def _imprecise(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.alike(e.actual, e.expected):
         yield (
-            "digits are lost: a cast to a coarser dtype inside, or a constant of few digits",
+            "backward loses digits: it casts to a coarser dtype inside, or uses a constant of few digits",
             "compute in the inputs' dtype",
         )
 
 
 def _zero(e: Evidence) -> Iterator[tuple[str, str]]:
     if not bool(e.actual.any()):
-        yield "the gradient is zero throughout: its path is cut, or None is returned", "compute and return it"
+        yield (
+            "the gradient is zero throughout: a detach cuts it off, or backward returns None",
+            "compute the gradient and return it",
+        )
     elif e.wrong.any() and not bool(e.actual[e.wrong].any()):
-        yield "it is zero exactly where it is wrong: a mask or an index drops these elements", "compute them too"
+        yield (
+            "the gradient is zero wherever it is wrong: a mask or an index drops these elements",
+            "compute these elements too",
+        )
 
 
 def _not_finite(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -132,14 +139,21 @@ def _not_finite(e: Evidence) -> Iterator[tuple[str, str]]:
     if bool(bad.any()):
         kind = "NaN" if bool(e.actual.isnan().any()) else "infinite"
         yield (
-            f"{int(bad.sum())} elements are {kind}: 0/0, 0·∞ or an overflow inside backward",
+            f"{_counted(int(bad.sum()))} {kind}, from 0/0, 0·∞ or an overflow inside backward",
             "write the derivative in its stable form (from the output rather than from exponentials)",
         )
 
 
+def _counted(number: int) -> str:
+    return counted(number, "element") + (" is" if number == 1 else " are")
+
+
 def _conjugate(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.expected.is_complex() and e.alike(e.actual, e.expected.conj()):
-        yield "it is the complex conjugate of the gradient", "torch wants ∂L/∂conj(z): conjugate the factors, not g"
+        yield (
+            "it is the complex conjugate of the gradient",
+            "conjugate the factors and not grad_output, because torch wants ∂L/∂conj(z)",
+        )
 
 
 def _transposed(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -152,8 +166,8 @@ def _other_slot(e: Evidence) -> Iterator[tuple[str, str]]:
         if other != e.slot and gradient is not None and e.alike(e.actual, wide(gradient)):
             other_name = e.case.slots[other].name
             yield (
-                f"it is the gradient of `{other_name}`, in the wrong slot",
-                "return in the order of forward's arguments",
+                f"it is the gradient of `{other_name}`, returned in the wrong place",
+                "return the gradients in the order of forward's arguments",
             )
 
 
@@ -164,12 +178,12 @@ def _flipped_or_shifted(e: Evidence) -> Iterator[tuple[str, str]]:
         if e.expected.shape[axis] < 2:
             continue
         if e.alike(e.actual, e.expected.flip(axis)):
-            yield f"it is reversed along axis {axis}", "reverse it, or drop a reversal"
+            yield f"it is reversed along axis {axis}", "add the flip that is missing, or drop one that is too many"
         for by in (1, -1):
             rolled, inside = e.expected.roll(by, axis), slice(1, None) if by > 0 else slice(None, -1)
             index = (slice(None),) * axis + (inside,)
             if e.expected.shape[axis] > 2 and e.alike(e.actual[index], rolled[index]):
-                yield f"it is shifted by {by:+d} along axis {axis}", "an index is off by one"
+                yield f"it is shifted by {by:+d} along axis {axis}", "look for an index that is off by one"
 
 
 def _factor(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -177,11 +191,11 @@ def _factor(e: Evidence) -> Iterator[tuple[str, str]]:
         return
     for words, factor in output_factors(e.case, e.expected.shape):
         if e.alike(e.expected * factor, e.expected):
-            continue  # a factor of ones
+            continue  # a factor of ones is left out, because it changes nothing and would fit every mistake
         if e.alike(e.actual, e.expected * factor):
-            yield f"the factor {words} is there once too often", "multiply by it once"
+            yield f"the factor {words} is there once too often", "multiply by this factor only once"
         if e.alike(e.actual * factor, e.expected):
-            yield f"the factor {words} is missing", "multiply by it (BP1: δ = grad_output ⊙ σ′(z))"
+            yield f"the factor {words} is missing", "multiply by this factor (BP1: δ = grad_output ⊙ σ′(z))"
 
 
 def _linear(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -196,9 +210,9 @@ def _signs(e: Evidence) -> Iterator[tuple[str, str]]:
         return  # a complex number has no sign
     turned = e.actual.sign() != e.expected.sign()
     if e.alike(e.actual.abs(), e.expected.abs()) and bool(turned[e.wrong].all()):
-        count = int(e.wrong.sum())
+        count = counted(int(e.wrong.sum()), "element")
         yield (
-            f"the size is right and the sign is wrong in {count} elements: an absolute value or a sign",
+            f"the size is right and the sign is wrong in {count}: backward takes an absolute value, or drops a sign",
             "keep the sign",
         )
 
@@ -219,13 +233,13 @@ def _threshold(e: Evidence) -> Iterator[tuple[str, str]]:
         x = wide(value).cpu()
         if float(x.abs()[e.wrong].min()) > float(x.abs()[right].max()):
             yield (
-                f"wrong only where |{slot.name}| > {float(x.abs()[right].max()):.4g}",
-                "mind the branch for large values",
+                f"it is wrong only where |{slot.name}| > {float(x.abs()[right].max()):.4g}",
+                "check the branch for large values",
             )
         elif bool((x[e.wrong] < 0).all()) and bool((x[right] >= 0).all()):
-            yield f"wrong only where `{slot.name}` is negative", "mind the sign"
+            yield f"it is wrong only where `{slot.name}` is negative", "check the branch for negative values"
         elif bool((x[e.wrong] > 0).all()) and bool((x[right] <= 0).all()):
-            yield f"wrong only where `{slot.name}` is positive", "mind the sign"
+            yield f"it is wrong only where `{slot.name}` is positive", "check the branch for positive values"
 
 
 def _some_rows(e: Evidence) -> Iterator[tuple[str, str]]:
@@ -237,7 +251,7 @@ def _some_rows(e: Evidence) -> Iterator[tuple[str, str]]:
         places = lines.nonzero().flatten().tolist()
         if len(places) <= len(lines) // 2:
             shown = ", ".join(map(str, places[:5]))
-            yield f"wrong only at {shown} along axis {axis} (of {len(lines)})", "mind the borders of that axis"
+            yield f"it is wrong only at {shown} along axis {axis} (of {len(lines)})", "check the borders of that axis"
 
 
 PATTERNS: tuple[tuple[str, Callable[[Evidence], Iterator[tuple[str, str]]]], ...] = (
@@ -263,7 +277,10 @@ def diagnose(evidence: Evidence) -> tuple[str, str]:
     for _, test in PATTERNS:
         for cause, fix in test(evidence):
             return cause, fix
-    return f"no pattern fits; the worst elements: {_worst(evidence)}", "compare these elements with the formula by hand"
+    return (
+        f"no pattern fits; the worst elements, expected and got: {_worst(evidence)}",
+        "compare these elements with the formula by hand",
+    )
 
 
 def _worst(e: Evidence) -> str:
@@ -293,8 +310,8 @@ def wrong_gradient(
 
     Args:
         predicate: what is the matter with the gradient: "is not the derivative".
-        setting: the only setting in which it is wrong, where there is one.
-        others: the gradients expected of all slots, where known.
+        setting: the only setting in which the gradient is wrong; empty where there is no such setting.
+        others: the expected gradients of all slots, where known.
         sampled_at: the place of the worst element, where only some of the gradient's elements are in `found`.
     """
     name, complete = case.slots[slot].name, sampled_at is None
@@ -302,7 +319,7 @@ def wrong_gradient(
     cause, fix = diagnose(evidence)
     expected, actual = found.numbers
     index = found.index if sampled_at is None else sampled_at
-    share = _share(found) if complete else "of a random choice of elements"
+    share = _share(found) if complete else "the worst of a random choice of elements"
     defaults: dict[str, Any] = {
         "cause": f"{setting}: {cause}" if setting else cause,
         "fix": fix,
@@ -333,6 +350,6 @@ def differing(
     scale: float = 1.0,
     **fields: Any,
 ) -> Iterator[Finding]:
-    """A failure for each slot whose two gradients, which should be one, differ."""
+    """A failure for each slot whose two gradients differ, where they should be equal."""
     for slot, found in case.compare(actual, expected, noise, scale):
         yield wrong_gradient(case, slot, found, predicate, setting, expected, **fields)

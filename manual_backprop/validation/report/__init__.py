@@ -1,1 +1,1 @@
-"""What a validation found, and the forms it is written in."""
+"""The findings of a validation, and the forms they are written in."""

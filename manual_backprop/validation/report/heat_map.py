@@ -1,4 +1,4 @@
-"""The part of two tensors around the element at which they differ most: enough to draw, and never more than that."""
+"""The part of two tensors around the element at which they differ most: enough to draw, and no more."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 
 
 class Excerpt(NamedTuple):
-    """Rows of numbers. Of a complex tensor they are its magnitudes.
+    """Rows of numbers; of a complex tensor, rows of the magnitudes of the numbers.
 
     Args:
         expected, actual: ``SIDE`` rows and columns at most, in the last two dimensions of the tensors; a tensor of one
@@ -39,7 +39,7 @@ class Excerpt(NamedTuple):
 
     @property
     def panels(self) -> dict[str, tuple[list[list[float]], list[list[Colour]]]]:
-        """By name: the numbers, and their colours; expected and actual share a scale."""
+        """By name: the numbers, and their colours; expected and actual share one scale of colours."""
         numbers = [abs(x) for rows in (self.expected, self.actual) for row in rows for x in row if math.isfinite(x)]
         largest = max(numbers, default=0.0) or 1.0
         return {
@@ -50,7 +50,7 @@ class Excerpt(NamedTuple):
 
 
 def excerpt(found: Mismatch) -> Excerpt:
-    """What there is to see of a mismatch, around its worst element."""
+    """The numbers of a mismatch around the worst element."""
     expected, actual = (_sizes(tensor) for tensor in (found.expected, found.actual))
     shape, index = tuple(expected.shape), found.index
     if expected.dim() < 2:
@@ -68,7 +68,7 @@ def excerpt(found: Mismatch) -> Excerpt:
 
 
 def chosen(found: Mismatch, where: list[int], shape: torch.Size) -> Excerpt:
-    """The same for a mismatch of some elements only, those at ``where`` (flat) of a tensor of ``shape``."""
+    """The numbers of a mismatch of some elements only, at the flat places ``where`` of a tensor of ``shape``."""
     places = [str([int(i) for i in torch.unravel_index(torch.tensor(place), shape)]) for place in where]
     return _in_rows(_sizes(found.expected), _sizes(found.actual), found.index[0], places, tuple(shape))
 
@@ -106,7 +106,7 @@ def _sizes(tensor: Tensor) -> Tensor:
 
 
 def _around(place: int, length: int) -> slice:
-    """Up to `SIDE` places around one of ``length``."""
+    """Up to `SIDE` places around one place on an axis of ``length``."""
     start = max(0, min(place - SIDE // 2, length - SIDE))
     return slice(start, min(start + SIDE, length))
 
@@ -140,5 +140,5 @@ def _around_one(ratio: float) -> Colour:
     if ratio < 0:
         return VIOLET
     octaves = max(-2.0, min(2.0, math.log2(ratio))) if 0 < ratio < math.inf else (2.0 if ratio else -2.0)
-    octaves = round(octaves, 4)  # what is rounding is not seen, all else is
+    octaves = round(octaves, 4)  # so that a difference by rounding stays white, and any other gets a colour
     return _mixed(RED if octaves > 0 else BLUE, max(0.15, abs(octaves) / 2) if octaves else 0.0)

@@ -2,13 +2,9 @@
 
 from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING
 
-from manual_backprop.validation.report.finding import STATUSES, Finding
+from manual_backprop.validation.report.finding import STATUSES, Finding, Findings
 from manual_backprop.validation.report.heat_map import Colour, Excerpt
-
-if TYPE_CHECKING:
-    from manual_backprop.validation.report.report import Report
 
 CELL = 14  # pixels an element
 
@@ -31,7 +27,7 @@ LEGEND = (
 )
 
 
-def page(report: "Report") -> str:
+def page(report: Findings) -> str:
     """The whole page."""
     verdict, colour = report.verdict, {"passed": "pass", "unchecked": "warn"}.get(report.verdict, "fail")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
@@ -50,13 +46,13 @@ def page(report: "Report") -> str:
     return "\n".join(parts) + "\n"
 
 
-def _counts(report: "Report") -> str:
+def _counts(report: Findings) -> str:
     counts = ((report.count(status), status) for status in STATUSES)
     return ", ".join(f'<span class="{status}">{count} {status}</span>' for count, status in counts if count)
 
 
-def _rows(report: "Report") -> Iterator[str]:
-    """A row a rule: its worst status, and the first that it found of that."""
+def _rows(report: Findings) -> Iterator[str]:
+    """A row for each rule: the worst status, and the first finding of that status."""
     worst_first = ("error", "fail", "warn", "inconclusive", "skip", "pass")
     assert set(worst_first) == set(STATUSES)
     for code in dict.fromkeys(finding.code for finding in report.findings):
@@ -70,8 +66,8 @@ def _rows(report: "Report") -> Iterator[str]:
         yield f'<td class="number">{seconds:.2f}</td></tr>'
 
 
-def _sections(report: "Report") -> Iterator[str]:
-    """What there is to read: failures first; an anchor where a code comes first."""
+def _sections(report: Findings) -> Iterator[str]:
+    """The findings to read, failures first; the first finding of each code gets the anchor of that code."""
     anchored: set[str] = set()
     if any(finding.excerpt for finding in report.shown):
         yield f"<p>{LEGEND}</p>"
@@ -108,7 +104,7 @@ def _whereabouts(drawn: Excerpt) -> str:
 
 
 def _heat_map(drawn: Excerpt, name: str, numbers: list[list[float]], colours: list[list[Colour]]) -> str:
-    """An SVG of squares, each with its index and number as the words that show when one points at it."""
+    """An SVG of squares; each square shows its index and number when the mouse points at it."""
     height, width = len(numbers) * CELL, max(map(len, numbers)) * CELL
     squares = [
         f'<rect x="{j * CELL}" y="{i * CELL}" width="{CELL}" height="{CELL}" fill="#{r:02x}{g:02x}{b:02x}">'

@@ -1,4 +1,4 @@
-"""All rules, a file a mechanism: the question, its meaning, a real bug, a wrong and a right backward, the answer."""
+"""All rules, one file for each mechanism: question, meaning, a real bug, a wrong and a right backward, answer."""
 
 import importlib
 import pkgutil

@@ -39,8 +39,8 @@ validate(Multiply, (complex_randn(4, 3), complex_randn(4, 3)))
 def complex_convention(case: Case) -> Iterator[Finding]:
     """The gradient is right along real directions and along imaginary directions, each by itself.
 
-    For complex tensors torch's gradient is that with respect to the conjugate variable, so that one can step against
-    it: what was a factor in forward comes back conjugated. Real inputs never show the difference.
+    For a complex tensor torch's gradient is ∂L/∂conj(z), so that a step against it makes L smaller: a factor in forward
+    comes back conjugated. Real inputs never show the difference.
 
     Seen in: tensorflow/tensorflow#4859: the gradient of a complex matrix product was not conjugated; no test had
     complex numbers.
@@ -53,7 +53,7 @@ def complex_convention(case: Case) -> Iterator[Finding]:
     """
     if not any(value.is_complex() for value in [*case.values, *case.plain.outputs]):
         raise Skipped("no complex tensor")
-    # Away from the real axis, where a conjugate would not show.
+    # The inputs are turned away from the real axis, because there a number and its conjugate are the same.
     oracle = case.oracle_at([_turned(case, i, value) for i, value in enumerate(case.values)])
     if not oracle.measurable:
         raise Inconclusive("outputs are not finite")
@@ -67,7 +67,7 @@ def complex_convention(case: Case) -> Iterator[Finding]:
             yield case.fail(
                 f"the gradient of `{case.slots[slot].name}` is wrong along {part or 'real'} directions",
                 cause="it is the conjugate of the gradient" if is_conjugate else "a complex factor is wrong",
-                fix="torch wants ∂L/∂conj(z) for real L: grad_output times the conjugate of the derivative",
+                fix="multiply grad_output by the conjugate of the derivative: torch wants ∂L/∂conj(z) for real L",
                 input=case.slots[slot].name,
             )
             break

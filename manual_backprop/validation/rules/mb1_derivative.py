@@ -29,8 +29,8 @@ from manual_backprop.validation.tolerances import epsilon
 def derivative(case: Case) -> Iterator[Finding]:
     """The gradient is the derivative: ⟨∇, v⟩ = dφ/dt along random directions v, and element by element where one fails.
 
-    The gradient that backward returns is not the derivative of what forward computes, as central differences in
-    float64 measure it. Training goes on with it, only worse; a missing factor looks like a badly chosen learning
+    The gradient that backward returns is not the derivative of what forward computes, measured by central differences
+    in float64. Training goes on with a wrong gradient, only worse; a missing factor looks like a badly chosen learning
     rate.
 
     Seen in: Dao-AILab/quack PR#53: a normalisation with a residual multiplied (dres + dout) by the derivative of the
@@ -51,7 +51,7 @@ def taylor_remainder(case: Case) -> Iterator[Finding]:
     not.
 
     f(x + h) − f(x) − h·gradient has to shrink as h². If it shrinks as h, the gradient is not the derivative, however
-    close it is: the order depends on no chosen step or tolerance, which is where small errors hide.
+    close it is. Small errors hide behind a chosen step or tolerance, and the order of the remainder depends on neither.
 
     Seen in: chainer/chainer#3541: “Bad gradients pass gradient check”: for a time the checker itself was wrong, and
     broken backward passes left their tests green. Two oracles that share nothing guard against that.
@@ -78,13 +78,13 @@ def taylor_remainder(case: Case) -> Iterator[Finding]:
         for a, b in itertools.pairwise(ahead)
         if math.isfinite(a) and math.isfinite(b) and min(abs(a), abs(b)) > 10 * rounding
     ]
-    # Per unit of h the remainder of a wrong gradient is the same constant from both sides; at a kink it is not.
+    # The remainder of a wrong gradient, divided by h, is the same constant on both sides; at a kink the sides differ.
     right, left = ahead[-1] / steps[-1], behind[-1] / -steps[-1]
     floor = 1e-4 * max(size, abs(analytic)) + 10 * rounding / steps[-1]
     if not orders or not (abs(right) > floor) or orders[-1] > 1.5:
         return
     if abs(right - left) > 0.1 * max(abs(right), abs(left)) or not 0.8 < orders[-1] < 1.2:
-        raise Inconclusive("a kink or a jump on the way: the remainders of both sides differ")
+        raise Inconclusive("the remainders of both sides differ, so there is a kink or a jump on the way")
     yield case.fail(
         f"the Taylor remainder is of order {orders[-1]:.2f}, where that of a derivative is 2",
         cause=f"the slope along a random direction is {analytic + right:.6g}, and the gradient says {analytic:.6g}",

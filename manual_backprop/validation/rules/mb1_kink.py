@@ -35,7 +35,8 @@ def subgradient_at_kinks(case: Case) -> Iterator[Finding]:
     """At a kink the gradient lies between the slopes of both sides; zeros and ties are put into the sample to meet one.
 
     At a kink (abs, max or ReLU at 0) there is no derivative, and any value between the two one-sided slopes will do.
-    This one lies outside of them, or is NaN. Random inputs never meet the kink; the zeros behind a ReLU or a mask do.
+    A wrong gradient lies outside of these slopes, or is NaN. Random inputs never meet the kink; the zeros behind a ReLU
+    or a mask do.
 
     Seen in: pytorch/pytorch#2421: the gradient of norm at zero was NaN, 0 / 0, and made every update NaN; torch takes
     the subgradient 0 there since.
@@ -64,7 +65,7 @@ def subgradient_at_kinks(case: Case) -> Iterator[Finding]:
                     continue
                 seen += 1
                 if _tied(oracle.values[slot], place):
-                    continue  # a choice among equals (sort, max) is no matter of one coordinate, but see below
+                    continue  # moving one of several tied values alone crosses a kink of sort or max; see `_ties`
                 bounds = _subgradients(oracle, slot, place)
                 slack = 1e-3 * max(map(abs, bounds)) + 10 * slope.error * 1e-3
                 if math.isinf(actual.real) or bounds[0] - slack <= actual.real <= bounds[1] + slack:
@@ -83,19 +84,28 @@ def subgradient_at_kinks(case: Case) -> Iterator[Finding]:
     if by_hand:
         yield from _ties(case, case.oracle)
     if not seen:
-        raise Skipped("no kink at the sample, at zeros or at ties")
+        raise Skipped("there is no kink at the sample, at zeros or at ties")
+
+
+MOST_TIED = 4096  # elements of an input whose ties are looked at, because a larger one is better searched by a smaller
+MOST_NUMBERS = 4  # repeated numbers of an input that are moved, because each costs a dozen forward passes
+MOST_PLACES = 32  # elements of the plain sample that are looked at, each of which costs a dozen forward passes
 
 
 def _ties(case: Case, oracle: Oracle) -> Iterator[Finding]:
-    """Elements that are equal moved together: where that is smooth, the shares of one maximum add up to one."""
+    """A failure where the gradients of equal elements do not add up to the slope along which all of them move together.
+
+    Tied values are moved together, because moving one alone crosses a kink of sort or max. Where the common move is
+    smooth, the shares that backward gives to several equal maxima have to add up to one.
+    """
     if not oracle.measurable:
         return
     for slot in oracle.asked:
         value = oracle.values[slot]
-        if value.is_complex() or value.numel() > 4096:
+        if value.is_complex() or value.numel() > MOST_TIED:
             continue
         numbers, counts = value.unique(return_counts=True)
-        for number in numbers[counts > 1][:4]:
+        for number in numbers[counts > 1][:MOST_NUMBERS]:
             direction: list[Tensor | None] = [None] * len(oracle.values)
             direction[slot] = (value == number).to(value.dtype)
             slope = oracle.slope(direction)
@@ -105,10 +115,10 @@ def _ties(case: Case, oracle: Oracle) -> Iterator[Finding]:
                 and slope.judge(analytic, norm(oracle.gradients[slot], direction[slot]), oracle.dtype) == "wrong"
             ):
                 yield case.fail(
-                    f"where elements of `{case.slots[slot].name}` are equal, their gradients do not add up",
+                    f"where elements of `{case.slots[slot].name}` are equal, the gradients of these do not add up",
                     cause=f"moved together the slope is {slope.central:.6g}, and the gradients sum to {analytic:.6g}: "
-                    "each of the equals gets the whole",
-                    fix="give it to one of them, or share it out",
+                    "each of the equal elements gets the whole gradient",
+                    fix="give the gradient to one of the equal elements, or divide it among them",
                     input=case.slots[slot].name,
                     expected=slope.central,
                     actual=analytic,
@@ -117,7 +127,7 @@ def _ties(case: Case, oracle: Oracle) -> Iterator[Finding]:
 
 
 def _kinked_samples(case: Case) -> Iterator[tuple[str, list[Tensor]]]:
-    """The sample, then with one element of each slot at 0, then at ±1 (where hinges and clamps turn)."""
+    """The sample itself, then samples with one element of each slot at 0, and at ±1, where hinges and clamps turn."""
     if not case.large and case.oracle.verdict() != "right":
         yield "in the sample", list(case.values)
     for number in (0.0,) if case.large else (0.0, 1.0, -1.0):
@@ -131,17 +141,18 @@ def _kinked_samples(case: Case) -> Iterator[tuple[str, list[Tensor]]]:
 def _kink_places(oracle: Oracle, slot: int, words: str) -> list[int]:
     count = oracle.values[slot].numel()
     if words == "in the sample":
-        return oracle.sampled(count)[:32]
+        return oracle.sampled(count)[:MOST_PLACES]
     return [count // 2] if count else []
 
 
 def _tied(value: Tensor, place: int) -> bool:
+    """Whether at least two other elements equal this one; a single one may be chance (two zeros in a sample)."""
     flat = value.reshape(-1)
     return int((flat == flat[place]).sum()) > 2
 
 
 def _subgradients(oracle: Oracle, slot: int, place: int) -> tuple[float, float]:
-    """Bounds of Σ_j g_j s_j over slopes s_j between the left and the right one of each output element."""
+    """Bounds of Σ_j g_j s_j, where s_j lies between the left and the right slope of output element j."""
     h = 1e-5 if oracle.dtype == torch.float64 else 1e-2
     ends = []
     for sign in (1.0, -1.0):

@@ -57,7 +57,7 @@ def reference_gradient(case: Case) -> Iterator[Finding]:
     """The gradient for random grad_outputs of both signs is that of the reference.
 
     For random grad_outputs of both signs and of sizes far from 1, the gradient is not that of the reference. No
-    finite differences are needed, so this also works in low precision and on large inputs.
+    finite differences are needed, so this rule also works in low precision and on large inputs.
 
     Seen in: linkedin/Liger-Kernel PR#1298: with reduction='none' every gradient of the fused cross-entropy was
     multiplied by grad_output[0]. The forward was right, and a gradient of ones hid it.
@@ -77,9 +77,9 @@ def reference_gradient(case: Case) -> Iterator[Finding]:
         wrong = case.compare(actual, expected, reference.noise, scale)
         for slot, found in wrong:
             yield wrong_gradient(case, slot, found, "is not the reference's", others=expected)
+        case.judged.update(i for i, need in enumerate(case.needs) if need)
         if wrong:
             return
-    case.right.update(i for i, need in enumerate(case.needs) if need)
 
 
 @rule("MB103", "Is it the reference's value?", "2 forwards", needs="plain reference", skeleton=MB103_SKELETON)
@@ -87,7 +87,7 @@ def reference_value(case: Case) -> Iterator[Finding]:
     """The outputs are those of the reference.
 
     The output is not that of the reference. Forward and backward may well agree with each other, and finite
-    differences then find nothing: it is the right gradient of another function.
+    differences then find nothing, because the gradient is the right one of another function.
 
     Seen in: linkedin/Liger-Kernel PR#435: cross-entropy with reduction='none' returned one number instead of one a
     row.
@@ -109,7 +109,7 @@ def reference_value(case: Case) -> Iterator[Finding]:
             expected, actual = found.numbers
             yield case.fail(
                 f"output {number} is not the reference's",
-                cause="forward computes something else",
+                cause="forward computes another function than the reference",
                 fix="make forward agree with the reference before looking at backward",
                 output=number,
                 index=found.index,

@@ -1,4 +1,4 @@
-"""MB207: a returned gradient is memory of its own."""
+"""MB207: a returned gradient has memory of its own."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,12 +30,12 @@ validate(AddFlat, (randn(2, 3), randn(3, 2)))
 """
 
 
-@rule("MB207", "Is a gradient memory of its own?", "4 passes", skeleton=MB207_SKELETON)
+@rule("MB207", "Has a gradient memory of its own?", "4 passes", skeleton=MB207_SKELETON)
 def gradient_aliases(case: Case) -> Iterator[Finding]:
-    """A returned gradient is memory of its own: to change it changes nothing else, and a later pass does not change it.
+    """A returned gradient has memory of its own: changing it changes nothing else, and no later pass changes it.
 
-    Two gradients, or a gradient and a tensor of somebody else, share memory. Accumulating or clipping the one in
-    place then changes the other.
+    Two gradients, or a gradient and another tensor, share memory. Accumulating or clipping one of them in place then
+    changes the other too.
 
     Seen in: linkedin/Liger-Kernel PR#1305: an in-place backward returned a view of the buffer that it was given, so
     that a test compared two gradients that were one and the same memory.
@@ -46,8 +46,9 @@ def gradient_aliases(case: Case) -> Iterator[Finding]:
     Right:
         return grad_output.reshape(a_shape).clone(), grad_output.reshape(b_shape).clone()
     """
-    ones = [None if c is None else torch.ones_like(c) for c in case.plain.cotangents]
-    found = list(_memory_of_others(case, case.plain.cotangents)) or list(_memory_of_others(case, ones))
+    # Cotangents of ones are tried too, because a backward that multiplies by them may return a saved tensor as it is.
+    all_ones = [None if c is None else torch.ones_like(c) for c in case.plain.cotangents]
+    found = list(_memory_of_others(case, case.plain.cotangents)) or list(_memory_of_others(case, all_ones))
     found = found or list(_buffer_reused(case))
     if not found and case.functions:
         found = list(_leaves_share(case))
@@ -58,7 +59,7 @@ def _memory_of_others(case: Case, cotangents: list[Any]) -> Iterator[Finding]:
     graph = case.run()
     gradients = [g for g in case.differentiate(graph, cotangents) if g is not None]
     if any(g.layout != torch.strided for g in gradients):
-        raise Skipped("a sparse gradient")
+        raise Skipped("a gradient is sparse")
     kept = [*graph.leaves, *graph.outputs]
     before = snapshot(kept)
     with torch.no_grad():
@@ -66,9 +67,9 @@ def _memory_of_others(case: Case, cotangents: list[Any]) -> Iterator[Finding]:
             if not _overlapping(gradient) and not _torch.has_no_memory(gradient):
                 gradient.add_(1)
     for i in case.changed(before, snapshot(kept)):
-        what = f"input `{case.slots[i].name}`" if i < len(graph.leaves) else f"output {i - len(graph.leaves)}"
+        other = f"input `{case.slots[i].name}`" if i < len(graph.leaves) else f"output {i - len(graph.leaves)}"
         yield case.fail(
-            f"a returned gradient is the memory of {what}: changing one changes the other",
+            f"a returned gradient shares its memory with {other}: changing one changes the other",
             cause="backward returns a saved tensor (or a view of it) as it is",
             fix="return a new tensor: multiply by grad_output, or clone",
         )
@@ -91,7 +92,7 @@ def _buffer_reused(case: Case) -> Iterator[Finding]:
 
 
 def _leaves_share(case: Case) -> Iterator[Finding]:
-    """Two .grad that share memory: scaling one in place (clip_grad_norm_) scales the other."""
+    """A failure for two ``.grad`` that share memory, because clip_grad_norm_ on one scales the other."""
     graph = case.run()
     pairs = [(o, c.clone()) for o, c in zip(graph.outputs, case.plain.cotangents, strict=True) if c is not None]
     torch.autograd.backward([o for o, _ in pairs], [c for _, c in pairs])
@@ -105,8 +106,8 @@ def _leaves_share(case: Case) -> Iterator[Finding]:
         for place in case.changed(before, snapshot(g for _, g in others)):
             yield case.fail(
                 f"the gradients of `{name}` and `{others[place][0]}` share memory: what changes one changes both",
-                cause="two views of one tensor are returned",
-                fix="clone one of them",
+                cause="backward returns two views of one tensor",
+                fix="clone one of the two",
                 input=name,
             )
             return

@@ -7,6 +7,7 @@ import torch
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.differences import settled
 from manual_backprop.validation.exceptions import Inconclusive
+from manual_backprop.validation.naming import counted
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
 from manual_backprop.validation.tolerances import dense
@@ -30,12 +31,15 @@ validate(Power, (leaf([0.0, 1.5, 2.0]), leaf([2.0, 3.0, 0.5])))
 """
 
 
+MOST_PLACES = 8  # elements that are NaN or infinite and looked at: each costs ten forward passes, and one is enough
+
+
 @rule("MB206", "Is it finite where the derivative is?", "1 pass", skeleton=MB206_SKELETON)
 def finite_gradient(case: Case) -> Iterator[Finding]:
     """A gradient has no NaN and no infinity where the derivative is finite.
 
-    A gradient is NaN or infinite where the derivative is finite: a 0 · ∞ or 0 / 0 that the formula has and the
-    function has not. One such element makes every weight NaN after the next step.
+    A gradient is NaN or infinite where the derivative is finite: the formula of backward has a 0 · ∞ or 0 / 0, and the
+    function has none. One such element makes every weight NaN after the next step.
 
     Seen in: fastino-ai/GLiNER2 PR#155: a masked entry's zero times an infinite slope. The loss looked well at every
     step, and one backward put NaN on 225 parameters.
@@ -53,7 +57,7 @@ def finite_gradient(case: Case) -> Iterator[Finding]:
         if gradient is None or bool(dense(gradient).isfinite().all()):
             continue
         places = (~dense(gradient).isfinite()).flatten().nonzero().flatten().tolist()
-        slopes = oracle.elements(slot, places[:8]).slopes if oracle.measurable else []
+        slopes = oracle.elements(slot, places[:MOST_PLACES]).slopes if oracle.measurable else []
         smooth = bool(slopes) and settled(oracle.slope(oracle.direction([slot], "settled")))
         sure = [place for place, slope in zip(places, slopes, strict=False) if smooth and settled(slope)]
         unsure |= not sure
@@ -61,8 +65,9 @@ def finite_gradient(case: Case) -> Iterator[Finding]:
             continue
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(sure[0]), gradient.shape))
         yield case.fail(
-            f"the gradient of `{case.slots[slot].name}` is {dense(gradient)[index].item()} where it is finite",
-            cause=f"{len(places)} elements: 0/0, 0·∞ or an overflow inside backward",
+            f"the gradient of `{case.slots[slot].name}` is {dense(gradient)[index].item()} "
+            "where the derivative is finite",
+            cause=f"backward computes 0/0, 0·∞ or an overflow, at {counted(len(places), 'element')}",
             fix="write the derivative in its stable form",
             input=case.slots[slot].name,
             index=index,

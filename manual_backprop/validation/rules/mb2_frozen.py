@@ -1,4 +1,4 @@
-"""MB208 and MB209: some of the inputs are frozen: are the other gradients the same, and is nothing computed in vain?"""
+"""MB208 and MB209: where some inputs are frozen, are the other gradients the same, and is nothing computed in vain?"""
 
 import itertools
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def frozen_inputs(case: Case) -> Iterator[Finding]:
         if isinstance(actual, Finding):
             yield actual
             return
-        message = f"is another when {frozen} does not require grad"
+        message = f"is different when {frozen} does not require grad"
         found = list(differing(case, actual, expected, message, f"only when {frozen} is frozen"))
         yield from found
         if found:
@@ -65,12 +65,17 @@ def _for_subset(case: Case, needs: tuple[bool, ...], frozen: str) -> Any:
     except Broken as broken:
         return case.fail(
             f"{broken.stage} raises when {frozen} does not require grad: {type(broken.error).__name__}: {broken.error}",
-            cause="something is saved or computed only for inputs that require grad, and then used for others",
-            fix="guard each gradient, and what it reads, by its own ctx.needs_input_grad",
+            cause="a tensor is saved or computed only if one input requires grad, and then used for another input",
+            fix="let each gradient, and the tensors that it reads, depend on its own ctx.needs_input_grad[i]",
         )
 
 
 def _subsets(asked: list[int]) -> list[tuple[int, ...]]:
+    """The sets of inputs that require grad while the others are frozen; not all where there are many inputs.
+
+    Up to 4 inputs there are at most 14 sets. Beyond that each input is taken alone and left out alone, and up to 8
+    inputs each pair is taken (28 at most), because the number of all sets doubles with each input.
+    """
     if len(asked) <= 4:
         sizes = range(1, len(asked))
         return [subset for size in sizes for subset in itertools.combinations(asked, size)]
@@ -89,8 +94,8 @@ def _subsets(asked: list[int]) -> list[tuple[int, ...]]:
 def wasted_gradient(case: Case) -> Iterator[Finding]:
     """backward computes nothing that was not asked for.
 
-    A gradient is computed that nobody asked for, and thrown away. Nothing is wrong but the time: for a frozen weight
-    a third of the backward. It is a warning.
+    A gradient is computed that nobody asked for, and thrown away. Nothing is wrong but the time: a frozen weight wastes
+    a third of the backward. The finding is a warning.
 
     Seen in: NVIDIA/apex PR#1517: the gradient of the weight was computed although the weight was frozen; leaving it
     out made a training step some 20 % faster.
@@ -122,7 +127,7 @@ def wasted_gradient(case: Case) -> Iterator[Finding]:
                 yield case.warn(
                     f"{call.function.__name__}.backward computes the gradient of `{'`, `'.join(waste)}`, which nobody "
                     f"asked for ({1e6 * call.seconds:.0f} µs for the call)",
-                    cause="ctx.needs_input_grad is not looked at",
-                    fix="if ctx.needs_input_grad[i]: …",
+                    cause="backward does not look at ctx.needs_input_grad",
+                    fix="compute each gradient only `if ctx.needs_input_grad[i]`",
                 )
                 return

@@ -16,9 +16,9 @@ from manual_backprop.validation.tolerances import largest
 def unmarked_output(case: Case) -> Iterator[Finding]:
     """An output whose gradient is dropped is marked as not differentiable, or does not depend on the inputs.
 
-    An output depends on the inputs, and what comes back through it is dropped: a loss that is built on it trains
-    nothing. Either backward has a share to add, or the output is to be marked as non-differentiable, so that nobody
-    builds on it.
+    An output depends on the inputs, and backward drops the gradient that comes back through that output: a loss that is
+    built on it trains nothing. Either backward has to add its share, or forward has to mark the output as
+    non-differentiable, so that nobody builds on it.
 
     Seen in: Dao-AILab/flash-attention#1817: “softmax_lse is silently not backpropagated”: a loss on the second output
     leaves every gradient at zero.
@@ -31,7 +31,7 @@ def unmarked_output(case: Case) -> Iterator[Finding]:
     """
     oracle = case.oracle
     if len(oracle.outputs) < 2 or not oracle.measurable:
-        raise Skipped("one output")
+        raise Skipped("there is only one output")
     yield from _marked_wrongly(case)
     for target in case.targets:
         alone = [
@@ -54,12 +54,16 @@ def unmarked_output(case: Case) -> Iterator[Finding]:
 
 
 def _marked_wrongly(case: Case) -> Iterator[Finding]:
-    """The outputs that are differentiable are constant, and one that is marked is not."""
+    """A failure where each differentiable output is constant, and one marked as not differentiable is not.
+
+    Marking the values of `max` instead of the indices does this. The rule's loop over the differentiable outputs cannot
+    find it, because the gradients of those are rightly zero.
+    """
     oracle = case.oracle
     moving = []
     for number, output in enumerate(oracle.outputs):
         if output.is_floating_point():
-            # Not ones: the sum of a softmax is constant, and the softmax is not.
+            # The cotangent is random and not ones, because the sum of a softmax is constant though the softmax is not.
             given = torch.randn(output.shape, generator=case.generator("moving", number), dtype=torch.float64)
             only = [given.to(output) if i == number else None for i in range(len(oracle.outputs))]
             slope = oracle.slope(oracle.direction(oracle.asked, "moving"), only)
@@ -67,7 +71,7 @@ def _marked_wrongly(case: Case) -> Iterator[Finding]:
                 moving.append(number)
     if moving and not set(moving) & set(case.targets):
         yield case.fail(
-            f"output {moving[0]} is marked as not differentiable and depends on the inputs; what is left is constant",
+            f"output {moving[0]} is marked as not differentiable and depends on the inputs, and no other output does",
             cause="ctx.mark_non_differentiable names the wrong output",
             fix="mark the indices, not the values",
             output=moving[0],

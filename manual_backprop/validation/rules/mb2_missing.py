@@ -13,8 +13,8 @@ from manual_backprop.validation.rules.skeletons import LINEAR
 def missing_gradient(case: Case) -> Iterator[Finding]:
     """backward returns None only where the output does not depend on the input.
 
-    backward returns None for an input on which the output depends. Torch takes that for a zero: the parameter is
-    never trained, and nothing is said.
+    backward returns None for an input on which the output depends. Torch takes None for zero: the parameter is never
+    trained, and no message says so.
 
     Seen in: pytorch/ao PR#4817: the quantised linear layers returned None for the bias, which stayed as it was for
     the whole run; the tests had bias=False.
@@ -36,8 +36,8 @@ def missing_gradient(case: Case) -> Iterator[Finding]:
             continue
         yield case.fail(
             f"the gradient of `{case.slots[slot].name}` is None, and the output depends on it",
-            cause=f"along a random direction of it the output changes by {slope.central:.6g} a unit",
-            fix="compute it where ctx.needs_input_grad asks for it",
+            cause=f"along a random direction of this input the output changes by {slope.central:.6g} per unit",
+            fix="compute the gradient where ctx.needs_input_grad asks for it",
             input=case.slots[slot].name,
             expected=slope.central,
             actual=0.0,

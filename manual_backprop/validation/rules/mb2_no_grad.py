@@ -1,4 +1,4 @@
-"""MB212: forward runs without autograd, to the same values."""
+"""MB212: forward runs without autograd, and gives the same values."""
 
 from collections.abc import Iterator
 
@@ -38,10 +38,10 @@ def forward_without_grad(case: Case) -> Iterator[Finding]:
 
     Wrong:
         ctx.save_for_backward(x)
-        ctx.version = x._version  # tensors of inference mode have none
+        ctx.version = x._version  # a tensor of inference mode has no version
 
     Right:
-        ctx.save_for_backward(x)  # notices by itself when x is changed
+        ctx.save_for_backward(x)  # save_for_backward notices by itself when x is changed
     """
     nothing = (False,) * len(case.needs)
     for mode, needs in ((torch.no_grad, None), (torch.inference_mode, None), (torch.no_grad, nothing)):
@@ -60,5 +60,5 @@ def forward_without_grad(case: Case) -> Iterator[Finding]:
             case.compared += 1
             found = mismatch(a, b, SAME_RTOL[case.dtype])
             if found is not None:
-                yield case.fail(f"output {number} is another under {words}", output=number, index=found.index,
+                yield case.fail(f"output {number} is different under {words}", output=number, index=found.index,
                            cause="forward branches on requires_grad", fix="compute the same value")  # fmt: skip

@@ -8,6 +8,7 @@ from torch import Tensor
 from manual_backprop.validation.audit import Call, audited
 from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken
+from manual_backprop.validation.naming import counted
 from manual_backprop.validation.oracle import in_dtype
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
@@ -49,8 +50,8 @@ validate(Embedding, (torch.tensor([0, 2, 2, 5]), randn(6, 3)))
 def gradient_count(case: Case) -> Iterator[Finding]:
     """backward returns one value for each argument of forward, a tensor or None.
 
-    backward has to return one value for each argument of forward, None for those that are no tensors. Torch raises
-    for most wrong counts, but only at the first backward, and trailing Nones too many it accepts.
+    backward has to return one value for each argument of forward, None for an argument that is no tensor. Torch raises
+    an error for most wrong counts, but only at the first backward, and accepts surplus Nones at the end.
 
     Seen in: huawei-noah/AdderNet#21: “returned an incorrect number of gradients (expected 2, got 1)”, at the first
     backward of the training script.
@@ -68,9 +69,10 @@ def gradient_count(case: Case) -> Iterator[Finding]:
         too_many = any(value is not None for value in call.values[expected:])
         if found < expected or too_many:
             yield case.fail(
-                f"{call.function.__name__}.backward returns {found} gradients where forward takes {expected} arguments",
+                f"{call.function.__name__}.backward returns {counted(found, 'gradient')} where forward takes "
+                f"{counted(expected, 'argument')}",
                 cause=f"the arguments are {names}",
-                fix="return one gradient for each of them, None for those that are no tensors",
+                fix="return one gradient for each argument, None for an argument that is no tensor",
             )
             continue
         for name, value in zip(names.split(", "), call.values, strict=False):
@@ -85,10 +87,10 @@ def gradient_count(case: Case) -> Iterator[Finding]:
 
 @rule("MB203", "Has each gradient its argument's shape?", "1 pass", needs="audit", skeleton=LINEAR)
 def gradient_shape(case: Case) -> Iterator[Finding]:
-    """Each gradient has the shape of its argument; the engine would sum a broadcast one without a word.
+    """Each gradient has the shape of its argument; the engine would sum a larger one without a word.
 
-    A gradient has another shape than its input. Where the shape could have been broadcast, the engine sums it and
-    nobody notices; whoever calls backward otherwise (torch.func, a fused optimizer, a test) gets the wrong shape.
+    A gradient has another shape than its input. Where the shape comes from broadcasting, the engine sums the gradient
+    and nobody notices; whoever calls backward otherwise (torch.func, a fused optimizer, a test) gets the wrong shape.
 
     Seen in: ooples/AiDotNet.Tensors#234: the gradient of a bias was summed over the first axis only, and stayed too
     large for a batch of sequences.
@@ -106,7 +108,7 @@ def gradient_shape(case: Case) -> Iterator[Finding]:
             yield case.fail(
                 f"{call.function.__name__}.backward returns shape {tuple(value.shape)} as the gradient of "
                 f"`{argument.name}`, which has {tuple(argument.shape)}",
-                cause=f"the sum over {axes} is missing" if axes else "it is a gradient of something else",
+                cause=f"the sum over {axes} is missing" if axes else "perhaps it is the gradient of another argument",
                 fix="sum over the axes along which forward broadcast it (Tensor.sum_to_size)",
                 input=argument.name,
             )
@@ -116,8 +118,8 @@ def gradient_shape(case: Case) -> Iterator[Finding]:
 def gradient_dtype(case: Case) -> Iterator[Finding]:
     """Each gradient has the dtype of its argument, in the sample's dtype and in the other of float32 and float64.
 
-    A gradient has another dtype than its input. The engine casts it back, so the .grad looks right while the numbers
-    in it have lost the digits.
+    A gradient has another dtype than its input. The engine casts the gradient back, so .grad looks right although its
+    numbers have lost digits.
 
     Seen in: pytorch/pytorch#87979: bfloat16 in the forward, float16 in the backward, under custom_bwd.
 
@@ -145,8 +147,8 @@ def gradient_dtype(case: Case) -> Iterator[Finding]:
 def gradient_device(case: Case) -> Iterator[Finding]:
     """Each gradient is on the device of its argument and in its layout; another layout is a warning.
 
-    A gradient lies on another device than its input, or has another layout (sparse for a dense one). It works as long
-    as nothing but one kind of optimizer reads it.
+    A gradient lies on another device than its input, or has another layout (sparse for a dense input). Training works
+    as long as nothing but one kind of optimizer reads that gradient.
 
     Seen in: pytorch/pytorch#105846: a custom backward returned a sparse gradient for a dense weight, and the next
     operation on its way back does not take one.
@@ -160,13 +162,13 @@ def gradient_device(case: Case) -> Iterator[Finding]:
     for call, number, value in _returned(case):
         argument = call.arguments[number]
         if argument.device is not None and (value.device != argument.device or value.layout != argument.layout):
-            # torch's own embedding can do the latter, and some optimisers take it.
+            # Another layout is a warning only, because torch's own embedding may return a sparse gradient, too.
             tell = case.fail if value.device != argument.device else case.warn
             yield tell(
                 f"{call.function.__name__}.backward returns the gradient of `{argument.name}` on {value.device} as "
-                f"{value.layout}, which is on {argument.device} as {argument.layout}",
-                cause="a tensor made in backward in another place or layout",
-                fix="make it with new_zeros or zeros_like",
+                f"{value.layout}, and `{argument.name}` is on {argument.device} as {argument.layout}",
+                cause="backward makes a tensor on another device or in another layout",
+                fix="make the tensor with new_zeros or zeros_like",
                 input=argument.name,
             )
 
@@ -184,7 +186,7 @@ def _returned(case: Case, values: list[Tensor] | None = None) -> Iterator[tuple[
 def _dtype_variants(case: Case) -> Iterator[list[Tensor] | None]:
     yield None
     if case.reads_raw_memory:
-        return  # NumPy has float64 wherever it was not told otherwise, and the sample may be all that it is meant for
+        return  # because NumPy computes in float64 unless told otherwise, and may be meant for the sample's dtype only
     for other in (torch.float32, torch.float64):
         values = [in_dtype(value, other) for value in case.values]
         if any(a.dtype != b.dtype for a, b in zip(values, case.values, strict=True)):
@@ -196,7 +198,7 @@ def _dtype_variants(case: Case) -> Iterator[list[Tensor] | None]:
 
 
 def _extra_axes(found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """The axes of `found` to sum over to come to `wanted`, in words; empty where no sum does."""
+    """The axes over which the shape `found` has to be summed to become `wanted`, in words; empty where no sum does."""
     padded = (1,) * (len(found) - len(wanted)) + wanted
     if len(padded) != len(found) or any(w not in (1, f) for f, w in zip(found, padded, strict=True)):
         return ""

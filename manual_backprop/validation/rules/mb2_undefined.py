@@ -19,8 +19,8 @@ from manual_backprop.validation.subject import Gradients
 def undefined_grad_output(case: Case) -> Iterator[Finding]:
     """A grad_output that is undefined (None, after set_materialize_grads(False)) counts as zero.
 
-    With ctx.set_materialize_grads(False) the gradient of an output that nobody used arrives as None. This backward
-    calculates with it.
+    With ctx.set_materialize_grads(False) the gradient of an output that nobody used arrives as None. A wrong backward
+    calculates with that None.
 
     Seen in: pytorch/pytorch#58511: unused outputs get gradients of zeros; pytorch/pytorch PR#41821 lets one switch
     that off, and every such backward has to look for None itself.
@@ -45,7 +45,7 @@ def undefined_grad_output(case: Case) -> Iterator[Finding]:
         except Broken as broken:
             yield _undefined(case, f"backward raises when only output {target} is used", broken)
             return
-        message = f"through output {target} alone is not that with zeros for the others"
+        message = f"through output {target} alone is not the same as with zeros for the other outputs"
         yield from differing(case, actual, case.gradients(cotangents=zeros), message)
     graph = case.run()
     below = [_Undefined.apply(o) if o.requires_grad else o for o in graph.outputs]
@@ -61,7 +61,7 @@ def undefined_grad_output(case: Case) -> Iterator[Finding]:
 
 
 class _Undefined(torch.autograd.Function):
-    """The identity, whose backward gives None: what comes before it gets an undefined gradient."""
+    """The identity with a backward that returns None, so that the Function before it gets an undefined gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -75,6 +75,6 @@ class _Undefined(torch.autograd.Function):
 def _undefined(case: Case, message: str, broken: Broken) -> Finding:
     return case.fail(
         f"{message}: {type(broken.error).__name__}: {broken.error}",
-        cause="grad_output is None where the output is not used, as set_materialize_grads(False) has it",
-        fix="test grad_output for None before using it, or leave the grads materialised",
+        cause="under set_materialize_grads(False) grad_output is None where the output is not used",
+        fix="test grad_output for None before using it, or do not call set_materialize_grads(False)",
     )

@@ -1,4 +1,4 @@
-"""MB3xx: is backward linear in grad_output? gradcheck asks with one-hot positive numbers only, so nobody else does."""
+"""MB3xx: is backward linear in grad_output? gradcheck cannot tell, because it feeds one-hot positive numbers only."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -32,18 +32,18 @@ validate(Cumsum, (randn(2, 4),))
 Cotangents = Sequence[Tensor | None]
 
 
-NOT_LINEAR = "an absolute value, a sign, a clamp or a square of grad_output"
+NOT_LINEAR = "backward takes an absolute value, a sign, a clamp or a square of grad_output"
 
 
-BE_LINEAR = "backward is a linear map of grad_output: multiply by derivatives, and do nothing else with it"
+BE_LINEAR = "only multiply grad_output by derivatives, because backward is a linear map of grad_output"
 
 
 @rule("MB301", "Is backward(−g) = −backward(g)?", "1 pass", explains="MB1 MB306 MB6 MB7 MB80", skeleton=SQUARE)
 def sign_of_grad_output(case: Case) -> Iterator[Finding]:
     """backward(−g) = −backward(g).
 
-    backward(−g) is not −backward(g). A backward is a linear map of grad_output; torch.autograd.gradcheck feeds it
-    non-negative ones only, and so accepts an absolute value or a square.
+    backward(−g) is not −backward(g). A backward is a linear map of grad_output; torch.autograd.gradcheck feeds only
+    non-negative grad_outputs, and so accepts an absolute value or a square.
 
     Seen in: jiecaoyu/XNOR-Net-PyTorch#43: the gradient of a binarised activation is built from the sign and the
     absolute value of what comes in, and gradcheck in float32 with atol=1e-2 said True.
@@ -61,8 +61,8 @@ def sign_of_grad_output(case: Case) -> Iterator[Finding]:
 def scale_of_grad_output(case: Case) -> Iterator[Finding]:
     """backward(c·g) = c·backward(g), for the c of small losses and of loss scaling.
 
-    backward(c·g) is not c·backward(g): a clipped gradient, a constant in the place of the real one, or an underflow.
-    Loss scaling and gradient accumulation multiply g by thousands, or divide it.
+    backward(c·g) is not c·backward(g): the gradient is clipped, replaced by a constant, or underflows. Loss scaling and
+    gradient accumulation multiply g by thousands, or divide it by as much.
 
     Seen in: ashawkey/stable-dreamfusion#158: the backward did not multiply by the gradient that came in, and so lost
     the scale of mixed-precision training.
@@ -73,6 +73,8 @@ def scale_of_grad_output(case: Case) -> Iterator[Finding]:
     Right:
         return 2 * x * grad_output
     """
+    # 65536 is the scale at which torch's GradScaler starts. At 2⁻⁴⁰, about 1e-12, a backward fails that sets gradients
+    # below an absolute threshold to zero. Both are powers of two, because these round nothing; float16 holds neither.
     for c in (1e-3, 3.0, 8.0) if case.dtype == torch.float16 else (1e-3, 3.0, 65536.0, 2.0**-40):
         found = list(_scaled(case, c, f"for {c:g}·grad_output is not {c:g} times it"))
         yield from found
@@ -84,8 +86,8 @@ def scale_of_grad_output(case: Case) -> Iterator[Finding]:
 def sum_of_grad_outputs(case: Case) -> Iterator[Finding]:
     """backward(g₁ + g₂) = backward(g₁) + backward(g₂).
 
-    backward(g₁ + g₂) is not the sum of the two: whatever depends on g other than by a matrix, such as keeping its
-    largest elements only.
+    backward(g₁ + g₂) is not backward(g₁) + backward(g₂): the gradient depends on g otherwise than by a matrix, for
+    example because only the largest elements of g are kept.
 
     Seen in: jiecaoyu/XNOR-Net-PyTorch#43: grad.abs().mean() * grad is quadratic in what comes in.
 
@@ -108,8 +110,8 @@ def sum_of_grad_outputs(case: Case) -> Iterator[Finding]:
 def zero_grad_output(case: Case) -> Iterator[Finding]:
     """backward(0) = 0, without NaN.
 
-    Nothing comes in, and still a gradient goes out: something was added that is not the derivative's business, such
-    as weight decay or noise.
+    Nothing comes in, and still a gradient goes out: backward adds something to the derivative, such as weight decay or
+    noise.
 
     Seen in: ashawkey/stable-dreamfusion#158: a backward that returned a gradient stored in the forward, whatever came
     in.
@@ -122,10 +124,10 @@ def zero_grad_output(case: Case) -> Iterator[Finding]:
     """
     given = [None if c is None else torch.zeros_like(c) for c in case.plain.cotangents]
     actual = case.gradients(cotangents=given)
-    # Where the plain gradient is not finite, 0·∞ is not either.
+    # Elements at which the plain gradient is not finite are not compared, because there 0·∞ is NaN.
     expected = [_zeros(g) for g in case.plain.gradients]
     message = "for a grad_output of zeros is not zero"
-    cause = "something is added that grad_output does not multiply (a penalty, a regulariser, noise), or 0·∞"
+    cause = "backward adds a term without grad_output as a factor (a penalty, weight decay, noise), or computes 0·∞"
     words: dict[str, Any] = {"cause": cause, "fix": BE_LINEAR}
     yield from differing(case, actual, expected, message, noise=case.still, **words)
 
@@ -141,15 +143,15 @@ def zero_grad_output(case: Case) -> Iterator[Finding]:
 def across_outputs(case: Case) -> Iterator[Finding]:
     """The gradients of the outputs add up: none of them looks at the grad_output of another.
 
-    Of two outputs, what comes back for both together is not the sum of what comes back for each alone. gradcheck asks
-    one output at a time and never sends two.
+    The gradient through two outputs together is not the sum of the gradients through each output alone. gradcheck asks
+    about one output at a time and never sends two grad_outputs.
 
     Seen in: Dao-AILab/flash-attention#141: does the second output, the log-sum-exp, contribute to the gradients? It
     does not, and nothing says so.
 
     Wrong:
         if grad_sin.any():
-            return grad_sin * x.cos()  # and the share of the other?
+            return grad_sin * x.cos()  # the share of grad_cos is left out
         return -grad_cos * x.sin()
 
     Right:
@@ -161,17 +163,17 @@ def across_outputs(case: Case) -> Iterator[Finding]:
         for target in targets
     )
     message = "is not the sum of the gradients through each output alone"
-    cause = "cross-terms: a product of the grad_outputs of two outputs, or a share that one of them switches off"
+    cause = "backward multiplies the grad_outputs of two outputs, or leaves one share out where the other is not zero"
     words: dict[str, Any] = {"cause": cause, "fix": BE_LINEAR}
     yield from differing(case, case.plain.gradients, _sum(parts), message, **words)
 
 
 @rule("MB306", "Does a mostly zero g give its share?", "2 passes", skeleton=MB306_SKELETON)
 def sparse_grad_output(case: Case) -> Iterator[Finding]:
-    """A mostly zero grad_output and the rest of it give gradients that add up to that of the whole.
+    """The gradients for a mostly zero part of grad_output and for the rest of grad_output add up to that for the whole.
 
-    With a grad_output that is zero almost everywhere, and signed where it is not, a share is missing: a shortcut
-    takes some zeros for all of them.
+    With a grad_output that is zero almost everywhere a share of the gradient is missing: backward takes a shortcut that
+    sees some zeros and concludes that all elements are zero.
 
     Seen in: linkedin/Liger-Kernel PR#1298: grad_output[0] stood for all rows; if the first is masked, all are 0.
 
@@ -180,7 +182,7 @@ def sparse_grad_output(case: Case) -> Iterator[Finding]:
             return torch.zeros_like(grad_output)
 
     Right:
-        # every step counts
+        # no shortcut: every step counts
     """
     few: list[Tensor | None] = []
     rest: list[Tensor | None] = []
@@ -194,7 +196,7 @@ def sparse_grad_output(case: Case) -> Iterator[Finding]:
         few.append(torch.where(keep, c, 0))
         rest.append(torch.where(keep, 0, c))
     expected = _sum(case.gradients(cotangents=given) for given in (few, rest))
-    message = "for a mostly zero grad_output does not add up with that for what is left"
+    message = "for a mostly zero part of grad_output and that for the rest do not add up to that for the whole"
     yield from differing(case, case.plain.gradients, expected, message, **_words())
 
 
@@ -213,7 +215,7 @@ def _only(cotangents: Cotangents, keep: Callable[..., bool]) -> list[Tensor | No
 
 
 def _sum(parts: Iterable[Gradients]) -> Gradients:
-    """One part after the other, so that no two need be there at once."""
+    """The sum of gradients, added one after the other so that no two parts are in memory at once."""
     total: Gradients = []
     for gradients in parts:
         total = total or [None] * len(gradients)

@@ -39,9 +39,9 @@ CONTIGUOUS = "call .contiguous() before reading raw memory, and reshape rather t
 def transposed_tensors(case: Case) -> Iterator[Finding]:
     """Tensors that are stored in another order of their axes give the same gradients.
 
-    A transposed grad_output or input gives another gradient than a contiguous one with the same values: memory is
-    read in the order in which it lies. The engine hands over whatever layout the next operation left, and gradcheck
-    only contiguous ones.
+    A transposed grad_output or input gives another gradient than a contiguous one with the same values: backward reads
+    memory in the order in which it lies. The engine hands over any layout that the next operation left, and gradcheck
+    hands over contiguous tensors only.
 
     Seen in: Dao-AILab/flash-attention#355: “Incorrect backward pass for non-contiguous output grads”.
 
@@ -58,14 +58,14 @@ def transposed_tensors(case: Case) -> Iterator[Finding]:
 def sliced_tensors(case: Case) -> Iterator[Finding]:
     """Slices of larger tensors, as after torch.cat and chunk, give the same gradients.
 
-    grad_output is a slice of a larger tensor, as behind torch.cat, and is read with strides that were taken for
-    granted.
+    grad_output is a slice of a larger tensor, as torch.cat gives it, and backward reads it with strides that it takes
+    for granted.
 
     Seen in: fla-org/flash-linear-attention PR#871: strides (D, 1) written into the kernel of causal_conv1d; behind
     torch.cat([q, k, v]) the gradients were wrong and nothing was said.
 
     Wrong:
-        strides = grad_output.stride(0), 1  # the last one taken for granted
+        strides = grad_output.stride(0), 1  # the 1 is taken for granted
         return 2 * grad_output.as_strided(grad_output.shape, strides, grad_output.storage_offset())
 
     Right:
@@ -76,9 +76,9 @@ def sliced_tensors(case: Case) -> Iterator[Finding]:
 
 @rule("MB403", "Same result with a storage offset?", "2 passes", skeleton=DOUBLE)
 def storage_offset(case: Case) -> Iterator[Finding]:
-    """Tensors that begin elsewhere than at the start of their storage give the same gradients.
+    """Tensors that do not begin at the start of their storage give the same gradients.
 
-    grad_output or an input starts somewhere inside its storage, and is read from the storage's start.
+    grad_output or an input begins somewhere inside a storage, and backward reads from the start of the storage.
 
     Seen in: pytorch/pytorch#194719: a kernel that takes each gradient for a tensor of its own reads, of the slices
     that torch.cat hands back, the wrong part.
@@ -94,16 +94,16 @@ def storage_offset(case: Case) -> Iterator[Finding]:
 
 @rule("MB404", "Same result with stride 0, as after .sum()?", "4 passes", skeleton=DOUBLE)
 def expanded_tensors(case: Case) -> Iterator[Finding]:
-    """Tensors with stride 0, as the gradient after .sum() is, give the same gradients.
+    """Tensors with stride 0, as the gradient after .sum() has, give the same gradients.
 
-    grad_output is expanded, with stride 0, as behind .sum(): one number stands for many. Code that walks through
-    memory reads past its end, and code that writes into it writes all elements at once.
+    grad_output is expanded, with stride 0, as the gradient after .sum() is: one number stands for many. Code that walks
+    through memory reads past the end, and code that writes into one element writes into all.
 
     Seen in: ROCm/TransformerEngine PR#623: the kernel read past the allocation, and the gradients were inf or NaN;
     pytorch/pytorch#64529 is where people learn that .sum() does this.
 
     Wrong:
-        if 0 in grad_output.stride():  # from .sum(), but perhaps only over one axis
+        if 0 in grad_output.stride():  # taken for .sum() over all axes, and perhaps it is over one
             return torch.full_like(grad_output, 2 * grad_output.flatten()[0].item())
         return 2 * grad_output
 
@@ -117,7 +117,7 @@ def expanded_tensors(case: Case) -> Iterator[Finding]:
 def channels_last(case: Case) -> Iterator[Finding]:
     """Tensors in the channels-last layout give the same gradients.
 
-    Images in channels-last layout give another gradient than the same ones in the usual layout.
+    Images in channels-last layout give another gradient than the same images in the usual layout.
 
     Seen in: open-mmlab/mmcv PR#737: operators on images took contiguous inputs and gradients for granted.
 
@@ -135,8 +135,8 @@ def channels_last(case: Case) -> Iterator[Finding]:
 def lazy_bits(case: Case) -> Iterator[Finding]:
     """Tensors that are negated or conjugated lazily, by a bit, give the same gradients.
 
-    A tensor may be negated or conjugated by a mere flag (x.conj().imag), with the numbers in memory as they were.
-    Whoever reads the storage misses it.
+    A tensor may be negated or conjugated by a mere flag (x.conj().imag), with the numbers in memory as they were. Code
+    that reads the storage misses the flag.
 
     Seen in: pytorch/pytorch#194719: raw memory is all that a kernel sees; what else makes up a tensor is to be
     resolved before.
@@ -164,7 +164,7 @@ def _same_in(case: Case, kinds: tuple[Layout, ...], words: str) -> Iterator[Find
             if found:
                 return
     if not applied:
-        raise Skipped("no tensor of a rank and size that it applies to")
+        raise Skipped("no tensor has a rank and size that this layout applies to")
 
 
 def _compared(case: Case, layout: Layout, which: str, words: str) -> list[Finding] | None:
@@ -183,20 +183,20 @@ def _compared(case: Case, layout: Layout, which: str, words: str) -> list[Findin
     try:
         expected = plain.gradients if same_values else _run(case, dense, which)
     except Broken:
-        return None  # these values by themselves are refused, whatever their layout
+        return None  # the pass refuses the values themselves, whatever the layout
     try:
         actual = _run(case, changed, which)
     except Broken as broken:
-        if _loud(case, broken, which):
-            raise Skipped(f"refused loudly: {broken}") from broken
+        if _may_be_refused(case, broken, which):
+            raise Skipped(f"this layout is refused with an error: {broken}") from broken
         return [_crash(case, broken, setting)]
     if not case.compare(actual, expected, case.still):
         return []
     values, given = (case.values, dense) if which == "grad_outputs" else (dense, plain.cotangents)
     noise = case.noise if same_values else case.noise_at(values, given, expected)
-    message = f"is another for {which} that are {words}"
+    message = f"is different for {which} that are {words}"
     found = list(differing(case, actual, expected, message, setting, noise, fix=CONTIGUOUS))
-    # Equal rows are ties: which of them a maximum or a sort takes may depend on the layout.
+    # A difference at equal rows is no failure, because a maximum or a sort may choose among ties by the layout.
     if found and which == "inputs" and not same_values and _kinked(case, dense):
         return []
     return found
@@ -215,12 +215,14 @@ def _kinked(case: Case, values: list[Any]) -> bool:
     return not oracle.measurable or oracle.verdict() in ("kink", "unknown")
 
 
-def _loud(case: Case, broken: Broken, which: str) -> bool:
-    """Whether a layout is refused in a way that a caller may be asked to live with.
+def _may_be_refused(case: Case, broken: Broken, which: str) -> bool:
+    """Whether the refusal of a layout is acceptable.
 
-    The layout of an input is the caller's choice and may be refused by a `raise`; that of grad_output is not.
+    A `raise` may refuse the layout of an input, because the caller chooses it; nobody chooses that of grad_output.
     """
-    bits = "numpy" in str(broken)  # NumPy knows no lazy negation, and says so
+    # torch says in its message that NumPy knows no lazy negation. Should the words change, the refusal is a failure,
+    # which nobody can miss and which hides no wrong gradient.
+    bits = "numpy" in str(broken)
     chosen = which == "inputs" and broken.stage == "forward" and raised_on_purpose(broken.error)
     return bits or chosen or not case.hand_written
 
@@ -234,6 +236,6 @@ def _run(case: Case, tensors: list[Any], which: str) -> Gradients:
 def _crash(case: Case, broken: Broken, setting: str) -> Finding:
     return case.fail(
         f"{broken.stage} raises {setting}: {type(broken.error).__name__}: {broken.error}",
-        cause="a view, or a kernel, that wants contiguous memory",
+        cause="a view or a kernel inside wants contiguous memory",
         fix=CONTIGUOUS,
     )

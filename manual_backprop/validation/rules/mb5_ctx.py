@@ -1,4 +1,4 @@
-"""MB506 and MB508: tensors that are kept past save_for_backward."""
+"""MB506 and MB508: tensors that are kept for backward, but not by save_for_backward."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,10 +37,10 @@ validate(Square, (randn(4, 3),))
 
 @rule("MB506", "Are tensors saved by save_for_backward?", "1 pass", needs="plain function", skeleton=MB506_SKELETON)
 def tensors_on_ctx(case: Case) -> Iterator[Finding]:
-    """Tensors go through save_for_backward, not onto ctx as attributes.
+    """Tensors are kept by save_for_backward, not as attributes of ctx.
 
-    A tensor is kept as an attribute of ctx instead of by save_for_backward. It outlives the graph (an output on ctx
-    is a reference cycle), no in-place change of it is noticed, and offloading and checkpointing miss it.
+    A tensor is kept as an attribute of ctx instead of by save_for_backward. The attribute outlives the graph (an output
+    on ctx is a reference cycle), no in-place change of it is noticed, and offloading and checkpointing miss it.
 
     Seen in: pytorch/pytorch#25340: a memory leak by tensors on ctx; asappresearch/sru PR#171 mended one.
 
@@ -75,7 +75,7 @@ def tensors_on_ctx(case: Case) -> Iterator[Finding]:
                 f"{call.function.__name__} keeps a tensor on ctx as `ctx.{name}`",
                 cause="an attribute is not freed after backward, leaks where it is an output, and hides from the "
                 "version counter, from saved_tensors_hooks and from checkpointing",
-                fix="ctx.save_for_backward(…) and ctx.saved_tensors",
+                fix="keep the tensor by ctx.save_for_backward(…), and read it from ctx.saved_tensors",
             )
 
 
@@ -87,7 +87,7 @@ def tensors_on_ctx(case: Case) -> Iterator[Finding]:
     skeleton=SAVED,
 )
 def changed_in_place(case: Case) -> Iterator[Finding]:
-    """A saved tensor that is changed in place before backward makes it raise, or does not matter to it.
+    """A tensor that is changed in place between forward and backward makes backward raise, or does not matter to it.
 
     A tensor that backward needs was changed in place after forward, and backward does not raise but calculates with
     the new numbers. save_for_backward compares versions; .data and attributes of ctx escape it.
@@ -109,7 +109,7 @@ def changed_in_place(case: Case) -> Iterator[Finding]:
         names += [f"input `{slot.name}`" for slot in case.slots]
         places += [("leaves", i) for i in range(len(case.slots))]
     for name, (kind, place) in zip(names, places, strict=True):
-        case.compared += 1  # an error is an answer, too
+        case.compared += 1  # before the pass, because an error is a right answer, too
         try:
             actual = _after_a_change(case, kind, place)
         except (Broken, RuntimeError):
@@ -117,7 +117,7 @@ def changed_in_place(case: Case) -> Iterator[Finding]:
         message = f"is wrong, without an error, after an in-place change of {name}"
         words: dict[str, Any] = {
             "cause": f"{name} is kept otherwise than by save_for_backward, so no version counter guards it",
-            "fix": "ctx.save_for_backward(…): torch then refuses with an error",
+            "fix": "keep the tensor by ctx.save_for_backward(…), with which torch raises an error here",
         }
         found = list(differing(case, actual, case.plain.gradients, message, **words))
         yield from found

@@ -1,4 +1,4 @@
-"""MB504, MB505 and MB511: a pass depends on its own graph, and on nothing that ran before or between."""
+"""MB504, MB505 and MB511: a pass depends on its own graph, and on nothing that ran before it or in between."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -63,17 +63,17 @@ validate(Dropout, (randn(4, 3), 7))
 """
 
 STATE: dict[str, Any] = {
-    "cause": "state outside of ctx: a class attribute, a module global, a counter or a cache",
+    "cause": "there is state outside of ctx: a class attribute, a module global, a counter or a cache",
     "fix": "keep what backward needs on ctx, by save_for_backward",
 }
 
 
 @rule("MB504", "Same result the second time?", "4 passes", skeleton=MB504_SKELETON)
 def second_backward(case: Case) -> Iterator[Finding]:
-    """A second backward over one graph gives the same gradients, and a third gives those of another grad_output.
+    """A second backward over one graph gives the same gradients, and a third one the gradients of another grad_output.
 
-    A second backward through the same graph (retain_graph=True) gives something else than the first, or crashes:
-    something was used up.
+    A second backward through the same graph (retain_graph=True) gives other gradients than the first, or crashes: the
+    first backward has used up or changed something.
 
     Seen in: dmlc/dgl PR#1060: a cache on ctx leaks unless backward clears it, and once cleared it is gone for a
     second backward with retain_graph=True.
@@ -93,13 +93,14 @@ def second_backward(case: Case) -> Iterator[Finding]:
         except Broken as broken:
             message = f"backward number {number + 1} over one graph raises: {broken.error}"
             tell = case.warn if raised_on_purpose(broken.error) else case.fail
-            yield tell(message, cause="backward frees or overwrites what it saved", fix="keep it; retain_graph asks so")
+            cause = "backward frees or overwrites what it saved"
+            yield tell(message, cause=cause, fix="keep what is saved, because the caller said retain_graph=True")
             return
         words: dict[str, Any] = {
             "cause": "backward changes or caches what it works with",
-            "fix": "let backward depend on saved tensors",
+            "fix": "let backward depend on saved tensors and grad_output alone, and change neither",
         }
-        message = f"is another in backward number {number + 1} over one graph"
+        message = f"is different in backward number {number + 1} over one graph"
         found = list(differing(case, actual, wanted, message, noise=case.still, **words))
         yield from found
         if found:
@@ -110,8 +111,8 @@ def second_backward(case: Case) -> Iterator[Finding]:
 def interleaved_graphs(case: Case) -> Iterator[Finding]:
     """Two graphs that are alive at once do not disturb each other.
 
-    Two calls whose backward passes come later (a layer used twice, two losses) disturb each other: what belongs to
-    one call is kept where all calls share it.
+    Two calls whose backward passes come later (a layer used twice, two losses) disturb each other, because the state of
+    one call is kept in a place that all calls share.
 
     Seen in: facebookarchive/caffe2 PR#1418: the states of dropout were overwritten between the forward and the
     backward, which made wrong results and no noise.
@@ -132,7 +133,7 @@ def interleaved_graphs(case: Case) -> Iterator[Finding]:
             actual[which] = case.differentiate(graph, case.cotangents(graph.outputs))
             graphs[which] = graph = Graph([], [])
         for which in (0, 1):
-            message = "is another when a second forward ran before its backward"
+            message = "is different when a second forward ran before its backward"
             found = list(differing(case, actual.pop(which), expected[which], message, noise=case.still, **STATE))
             yield from found
             if found:
@@ -143,14 +144,14 @@ def interleaved_graphs(case: Case) -> Iterator[Finding]:
 def global_state(case: Case) -> Iterator[Finding]:
     """A pass with other inputs, or without grad, changes no later pass.
 
-    What ran before changes the result, or a pass changes something that all of the program shares: a cache, the
+    The result depends on what ran before, or a pass changes something that the whole program shares: a cache, the
     random generator, a flag.
 
     Seen in: RobinBruegger/RevTorch#3: a forward that is run again for the backward drew another mask; the cure that
     was asked for, torch.manual_seed in the backward, writes to what the whole program shares.
 
     Wrong:
-        torch.manual_seed(ctx.seed)  # of the whole program
+        torch.manual_seed(ctx.seed)  # seeds the whole program
         mask = torch.rand(grad_output.shape) < 0.5
 
     Right:
@@ -171,21 +172,29 @@ def global_state(case: Case) -> Iterator[Finding]:
 
 
 def _right_elsewhere(case: Case) -> Iterator[Finding]:
-    """What the first pass left behind (a mask, a buffer) may be right for the first sample alone."""
+    """A failure where the gradient is right for the first sample and wrong for a second one.
+
+    A mask or a buffer that the first pass left behind gives the same gradients however often the first sample is
+    repeated, and so escapes the comparisons above; it is wrong for another sample.
+    """
     if case.large or not case.trusted or not case.hand_written:
         return
     try:
         if case.oracle.verdict() != "right":
             return
         oracle = case.oracle_at(case.elsewhere("state"))
-        setting = "for a second sample of the same shapes, where it is for the first"
+        setting = "for a second sample of the same shapes, though it is for the first"
         yield from (finding for finding in wrong_derivatives(case, oracle, setting) if finding.index is not None)
     except (Broken, Inconclusive):
         return
 
 
 def _reseeded(case: Case) -> Iterator[Finding]:
-    """Whether a pass leaves torch's random state the same wherever it started from: it sets a global seed."""
+    """A failure where a pass leaves torch's random state the same from whatever state it started.
+
+    Then it has set the global seed. The gradients themselves do not show this, because the same seed gives the same
+    gradients; whoever draws random numbers afterwards gets the same ones after every pass.
+    """
     ends = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -193,12 +202,12 @@ def _reseeded(case: Case) -> Iterator[Finding]:
         ends.append(torch.get_rng_state())
     if torch.equal(*ends):
         yield case.fail(
-            "a pass sets torch's global seed: what draws random numbers after it draws the same ones each time",
-            cause="torch.manual_seed inside forward or backward",
-            fix="draw from a torch.Generator of its own, or take the mask as an input",
+            "a pass sets torch's global seed, so whoever draws random numbers after it gets the same ones each time",
+            cause="torch.manual_seed is called inside forward or backward",
+            fix="draw from a torch.Generator that the Function makes, or take the mask as an input",
         )
 
 
 def _repeated(case: Case, actual: Gradients, words: str) -> Iterator[Finding]:
-    message = f"is another {words}"
+    message = f"is different {words}"
     yield from differing(case, actual, case.plain.gradients, message, noise=case.still, **STATE)

@@ -33,7 +33,7 @@ validate(Square, (randn(4, 3),))
 def memory_leak(case: Case) -> Iterator[Finding]:
     """No memory of a pass is alive once its graph is gone.
 
-    After the graph is gone some of its tensors are still there: each step leaks a little more memory.
+    Some tensors of a pass are still in memory after the graph is gone: each step leaks a little more memory.
 
     Seen in: pytorch/pytorch#5569: a custom Function that leaks its output in every step of the loop.
 
@@ -54,15 +54,15 @@ def memory_leak(case: Case) -> Iterator[Finding]:
     alive = _alive(references)
     if alive:
         yield case.fail(
-            f"{', '.join(alive)} of a pass still alive after its graph is gone",
-            cause="a global list or cache, or a cycle through ctx, keeps it",
+            f"a pass leaves in memory, after its graph is gone: {', '.join(alive)}",
+            cause="a global list or cache, or a cycle through ctx, keeps the memory",
             fix="save through ctx.save_for_backward, and keep nothing in module globals",
         )
     else:
         yield case.warn(
             "tensors of a pass are freed by the garbage collector only",
-            cause="a reference cycle, as of an output kept on ctx",
-            fix="ctx.save_for_backward the output",
+            cause="there is a reference cycle, as an output that is kept on ctx makes one",
+            fix="keep the output by ctx.save_for_backward",
         )
 
 
@@ -78,7 +78,7 @@ def _weak_pass(case: Case) -> list[tuple[str, Callable[[], bool]]]:
     named += [(f"output {i}", output) for i, output in enumerate(graph.outputs)]
     named += [(f"grad_output {i}", c) for i, c in enumerate(cotangents)]
     named += [(f"the gradient of `{slot.name}`", g) for slot, g in zip(case.slots, gradients, strict=True)]
-    # The memory outlives the tensor where a detached alias is kept.
+    # The memory is watched and not the tensor, because a detached alias may keep the memory when the tensor is gone.
     return [
         (name, _torch.watch_memory(t)) for name, t in named if t is not None and t.layout == torch.strided and t.numel()
     ]

@@ -49,7 +49,7 @@ class Sigmoid(Function):
 validate(Sigmoid, (randn(4, 3),))
 """
 
-OUT_OF_PLACE = "compute out of place, or ctx.mark_dirty an input that forward changes"
+OUT_OF_PLACE = "compute out of place, or call ctx.mark_dirty on an input that forward changes"
 
 
 @rule(
@@ -62,7 +62,7 @@ OUT_OF_PLACE = "compute out of place, or ctx.mark_dirty an input that forward ch
 def input_written(case: Case) -> Iterator[Finding]:
     """No byte of an input changes, unless forward marks it dirty.
 
-    forward changes an input without ctx.mark_dirty. Whoever else uses that tensor, or has saved it for its own
+    forward changes an input without ctx.mark_dirty. Every other Function that uses that tensor, or has saved it for
     backward, calculates with other numbers, and the version counter does not notice writes through .data or from a
     kernel.
 
@@ -96,7 +96,7 @@ def input_written(case: Case) -> Iterator[Finding]:
 
 
 def _copied_leaves(case: Case) -> list[Any]:
-    """The leaves that are no slots; `_watched` makes those that are."""
+    """Copies of the leaves that are no slots; `_watched` copies the slots."""
     slots = {slot.leaf for slot in case.slots}
     return [
         leaf.detach().clone() if isinstance(leaf, Tensor) and i not in slots else leaf
@@ -105,7 +105,8 @@ def _copied_leaves(case: Case) -> list[Any]:
 
 
 def _watched(case: Case, held: list[Any]) -> tuple[Graph, list[Tensor]]:
-    """A forward pass whose very arguments are kept at hand. Non-leaves, so that forward may mark them dirty."""
+    """A forward pass and the very tensors that forward got. Where forward writes in place these are clones of leaves,
+    because a leaf cannot be marked dirty."""
     leaves = [v.detach().clone().requires_grad_(n) for v, n in zip(case.values, case.needs, strict=True)]
     started = [leaf.clone() if case.in_place else leaf for leaf in leaves]
     try:
@@ -116,10 +117,10 @@ def _watched(case: Case, held: list[Any]) -> tuple[Graph, list[Tensor]]:
 
 def _written(case: Case, name: str, stage: str, asked: bool) -> Iterator[Finding]:
     if not asked and not case.hand_written:
-        return  # torch's own functions update running statistics so, as documented
+        return  # because torch's own functions update running statistics in place, as documented
     yield case.fail(
         f"{stage} writes into its input `{name}`",
-        cause="an in-place operation, through .data, NumPy or a kernel perhaps, which no version counter sees",
+        cause=f"an operation in {stage} works in place, perhaps through .data, NumPy or a kernel, unseen by autograd",
         fix=OUT_OF_PLACE,
         input=name,
     )
@@ -135,8 +136,8 @@ def _written(case: Case, name: str, stage: str, asked: bool) -> Iterator[Finding
 def grad_output_written(case: Case) -> Iterator[Finding]:
     """No byte of grad_output changes: the engine may hand the same tensor to others.
 
-    backward overwrites grad_output. Where the output was used twice, or has a hook, somebody else still needs it;
-    with .sum() behind it, one write changes all elements.
+    backward overwrites grad_output. Where the output was used twice, or has a hook, somebody else still needs that
+    tensor; where .sum() came after the output, one write changes all elements.
 
     Seen in: linkedin/Liger-Kernel PR#376: writing into grad_output made the training of Gemma 2 diverge.
     pytorch/pytorch#81417 has asked since 2022 for a check of this.
@@ -156,7 +157,7 @@ def grad_output_written(case: Case) -> Iterator[Finding]:
     if written:
         yield case.fail(
             f"backward writes into grad_output {written[0]}",
-            cause="an in-place operation on grad_output, perhaps to save memory",
+            cause="an operation works in place on grad_output, perhaps to save memory",
             fix="compute out of place: grad_output belongs to the engine, which may use it again",
             output=written[0],
         )
@@ -172,8 +173,8 @@ def grad_output_written(case: Case) -> Iterator[Finding]:
 def saved_written(case: Case) -> Iterator[Finding]:
     """No byte of a saved tensor changes in backward.
 
-    backward overwrites a tensor that it had saved. The first time all is well; with retain_graph, a higher derivative
-    or a checkpoint the second finds other numbers.
+    backward overwrites a tensor that forward had saved. The first backward is right; a second one, by retain_graph, a
+    higher derivative or a checkpoint, finds other numbers.
 
     Seen in: axolotl-ai-cloud/axolotl PR#3892: found in review: the gradient is written into the saved input, and a
     second backward over the same graph silently returns garbage.
@@ -193,12 +194,12 @@ def saved_written(case: Case) -> Iterator[Finding]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = case.run()
     if not saved:
-        raise Skipped("nothing is saved for backward")
+        raise Skipped("forward saves no tensor for backward")
     before = snapshot(saved)
     case.differentiate(graph, case.plain.cotangents)
     if case.changed(before, snapshot(saved)):
         yield case.fail(
             "backward writes into a saved tensor",
-            cause="an in-place operation on what ctx.saved_tensors gives",
-            fix="compute out of place: a second backward, or another user of the tensor, reads it",
+            cause="an operation works in place on a tensor from ctx.saved_tensors",
+            fix="compute out of place, because a second backward or another user of the tensor reads it",
         )

@@ -53,7 +53,7 @@ def autocast_forward(case: Case) -> Iterator[Finding]:
     """With autocast around forward alone, the gradient is within the budget of bfloat16.
 
     With autocast around the forward alone, as torch recommends, backward meets the low dtype that forward produced
-    beside the saved float32, and calculates something else or raises.
+    beside the saved float32, and then raises an error or computes a wrong gradient.
 
     Seen in: pytorch/ao#4616: under autocast the incoming gradient is bfloat16 and the saved weight float32, and the
     product of the two raises.
@@ -94,8 +94,8 @@ def autocast_forward(case: Case) -> Iterator[Finding]:
 def autocast_both(case: Case) -> Iterator[Finding]:
     """With autocast around both passes, the gradient is within the budget of bfloat16.
 
-    With autocast around the backward too, products inside it change their dtype, and what follows does not take the
-    mixture.
+    With autocast around backward too, the products inside backward change their dtype, and the operations after them
+    cannot take two dtypes.
 
     Seen in: pytorch/pytorch#87979: under custom_bwd the backward ran in another dtype than the forward.
 

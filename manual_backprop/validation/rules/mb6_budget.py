@@ -1,4 +1,4 @@
-"""MB601 to MB603: in each dtype, is the error within its budget?"""
+"""MB601 to MB603: is the error in each dtype within the budget of that dtype?"""
 
 from collections.abc import Iterator
 
@@ -71,6 +71,8 @@ x = (400 * torch.randn(5, 4, dtype=torch.float64)).requires_grad_()
 validate(RMSNorm, (x,), reference=rms_norm)
 """
 
+# torch has no exception class for an operation that lacks a dtype, so its English is matched. Should the words change,
+# a refusal is reported as a failure, which nobody can miss, and never as a pass.
 NOT_SUPPORTED = (
     "not implemented for",
     "unsupported ScalarType",
@@ -82,10 +84,10 @@ NOT_SUPPORTED = (
 
 @rule("MB601", "Is float32 within its budget?", "6 passes", needs="plain hand-written", skeleton=MB601_SKELETON)
 def float32_budget(case: Case) -> Iterator[Finding]:
-    """The gradient in float32 is within its budget of the float64 one from the same numbers.
+    """The gradient in float32 is as near to that in float64, from the same numbers, as the budget of float32 demands.
 
-    In float32 the gradient loses more digits than torch itself loses with the same numbers: a difference of large
-    numbers, a sum in an unlucky order.
+    In float32 the gradient loses more digits than torch itself loses with the same numbers, because backward takes the
+    difference of two large numbers, or adds up in an unlucky order.
 
     Seen in: NVIDIA/apex#1652: gradients of a normalisation that were less precise than those of torch.
 
@@ -100,9 +102,9 @@ def float32_budget(case: Case) -> Iterator[Finding]:
 
 @rule("MB602", "Is bfloat16 within its budget?", "6 passes", needs="plain hand-written", skeleton=MB602_SKELETON)
 def bfloat16_budget(case: Case) -> Iterator[Finding]:
-    """The gradient in bfloat16 is within its budget of the float64 one from the same numbers.
+    """The gradient in bfloat16 is as near to that in float64, from the same numbers, as the budget of bfloat16 demands.
 
-    In bfloat16, which has eight bits, the gradient is worse than torch's own in bfloat16: something was added up
+    In bfloat16, which has eight bits, the gradient is worse than torch's own in bfloat16: backward adds numbers up
     without an accumulator in float32.
 
     Seen in: linkedin/Liger-Kernel PR#830: the gradient of the weight is added up chunk by chunk in bfloat16; users
@@ -122,9 +124,9 @@ def bfloat16_budget(case: Case) -> Iterator[Finding]:
 
 @rule("MB603", "Is float16 within its budget?", "6 passes", needs="plain hand-written", skeleton=RMS_NORM)
 def float16_budget(case: Case) -> Iterator[Finding]:
-    """The gradient in float16 is within its budget of the float64 one from the same numbers.
+    """The gradient in float16 is as near to that in float64, from the same numbers, as the budget of float16 demands.
 
-    In float16 a number on the way is larger than 65504, or too small to be told from zero, although the result is
+    In float16 an intermediate number is larger than 65504, or so small that it becomes zero, although the result is
     neither.
 
     Seen in: fastino-ai/GLiNER2 PR#155: a clamp to 1 − 1e-6, which in float16 and bfloat16 is 1, let log1p(−1)
@@ -157,7 +159,7 @@ def _within_budget(case: Case, dtype: torch.dtype) -> Iterator[Finding]:
             raise Skipped(f"backward refuses {dtype}: {broken.error}") from broken
         yield case.fail(
             f"backward raises in {dtype}, where forward runs: {broken.error}",
-            cause="tensors of two dtypes meet",
+            cause="tensors of two dtypes meet in backward",
             fix="make constants in the dtype of grad_output",
         )
         return

@@ -1,4 +1,4 @@
-"""MB604 and MB605: far out, where activations saturate, and at tiny numbers and zeros."""
+"""MB604 and MB605: at large inputs, where activations saturate, and at tiny numbers and zeros."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,6 +49,10 @@ validate(Sinc, (randn(4, 3),))
 """
 
 
+MOST_SLOTS = 4  # inputs that are changed one by one, because each costs up to three passes a size
+MOST_PLACES = 4  # elements that are NaN or infinite and measured, because one that is surely wrong is enough
+
+
 @rule(
     "MB604",
     "Is it right for ±1e2 and ±1e4?",
@@ -57,7 +61,7 @@ validate(Sinc, (randn(4, 3),))
     skeleton=MB604_SKELETON,
 )
 def saturated(case: Case) -> Iterator[Finding]:
-    """Far out on either side (±1e2, ±1e4) the gradient is right, and finite where the derivative is.
+    """At large inputs (±1e1, ±1e2, ±1e4) the gradient is right, and finite where the derivative is.
 
     For inputs of size 100 or 10000, where an activation saturates, the gradient is NaN or wrong: exp overflows on the
     way to a number that is simply 0 or 1.
@@ -72,6 +76,8 @@ def saturated(case: Case) -> Iterator[Finding]:
         a = torch.sigmoid(x)
         return grad_output * a * (1 - a)
     """
+    # In float32 exp overflows from 89 on, which 1e2 and 1e4 find. At 1e1 σ′ is 5e-5 and not yet zero, so there
+    # differences still see a wrong number, and not only NaN and infinity.
     yield from _at_extremes(case, (1e1, 1e2, 1e4), "for inputs of size {:g}")
 
 
@@ -85,8 +91,8 @@ def saturated(case: Case) -> Iterator[Finding]:
 def tiny_elements(case: Case) -> Iterator[Finding]:
     """With tiny elements and exact zeros the gradient is finite where the derivative is.
 
-    At zero, or for inputs around 1e-30, the gradient is NaN or infinite where the function is smooth: a division by
-    something that underflows.
+    At zero, or for tiny inputs, the gradient is NaN or infinite where the function is smooth, because backward divides
+    by a number that underflows.
 
     Seen in: pytorch/pytorch#36493: the gradient of cdist was NaN for differences around 1e-45: one factor underflowed
     and the other was infinite.
@@ -97,13 +103,15 @@ def tiny_elements(case: Case) -> Iterator[Finding]:
     Right:
         slope = torch.where(x.abs() < 1e-4, -x / 3, slope)
     """
+    # The square of 1e-12 is lost when it is added to 1; the third power of 1e-16 underflows in float32; masks, padding
+    # and ReLUs leave exact zeros behind.
     yield from _at_extremes(case, (1e-12, 1e-16, 0.0), "with elements of size {:g}")
 
 
 def _at_extremes(case: Case, magnitudes: Sequence[float], words: str) -> Iterator[Finding]:
     asked = False
     for magnitude in magnitudes:
-        slots = [i for i, need in enumerate(case.needs) if need][:4]
+        slots = [i for i, need in enumerate(case.needs) if need][:MOST_SLOTS]
         choices: list[Any] = ["all inputs", *slots] if magnitude >= 1 else slots
         for which in choices[:1] if case.large else choices:
             for dtype in dict.fromkeys((torch.float64, real(case.dtype), torch.float32)):
@@ -114,12 +122,12 @@ def _at_extremes(case: Case, magnitudes: Sequence[float], words: str) -> Iterato
                     continue
                 asked = True
                 found = list(_bad_at(case, oracle, words.format(magnitude), magnitude))
-                del oracle  # before the next one is made
+                del oracle  # so that no two oracles are in memory at once
                 if found:
                     yield found[0]
                     return
     if not asked:
-        raise Skipped("outputs are not finite there")
+        raise Skipped("the outputs are not finite at any of these inputs")
 
 
 def _extreme(case: Case, magnitude: float, which: Any, dtype: torch.dtype) -> Oracle | None:
@@ -137,9 +145,9 @@ def _extreme(case: Case, magnitude: float, which: Any, dtype: torch.dtype) -> Or
 
 
 def _resized(value: Tensor, magnitude: float, draw: torch.Generator) -> Tensor:
-    """Numbers of that size: all of them where it is large, a third of the sample's where it is tiny.
+    """The sample with numbers of a given size: everywhere where the size is large, at 40 % of the places where tiny.
 
-    A sample without negative numbers may have a domain without them.
+    They are not negative where the sample has no negative number, because forward may be defined for such numbers only.
     """
     sample = value.detach().cpu().double()
     signs = torch.randint(0, 2, value.shape, generator=draw, dtype=torch.int8) * 2 - 1
@@ -157,10 +165,12 @@ def _bad_at(case: Case, oracle: Oracle, setting: str, magnitude: float) -> Itera
         if not bad:
             continue
         truth = oracle.in_float64()
-        # One coordinate may be smooth where the function as a whole is not (the LU factors of a zero matrix).
+        # A random direction is asked too, because along one coordinate a function may be smooth at a point where it is
+        # not smooth as a whole (the LU factors of a zero matrix).
         if not settled(truth.slope(truth.direction([slot], "settled"))) or not _forward_agrees(oracle, truth):
             continue
-        elements = truth.elements(slot, bad[:4])
+        elements = truth.elements(slot, bad[:MOST_PLACES])
+        # A derivative within a thousandth of the dtype's range, because near the end of it any formula overflows.
         room = 1e-3 * torch.finfo(real(oracle.dtype)).max
         sure = [i for i, slope in enumerate(elements.slopes) if settled(slope) and abs(slope.central) < room]
         if not sure:
@@ -169,7 +179,7 @@ def _bad_at(case: Case, oracle: Oracle, setting: str, magnitude: float) -> Itera
         yield case.fail(
             f"the gradient of `{case.slots[slot].name}` is {flat[bad[sure[0]]].item()} {setting} "
             f"in {oracle.dtype}, where the derivative is finite",
-            cause="0/0, 0·∞ or an overflow inside backward",
+            cause="backward computes 0/0, 0·∞ or an overflow",
             fix="write the derivative in its stable form: from the output (a(1 − a)) rather than from exponentials",
             input=case.slots[slot].name,
             index=index,
@@ -180,14 +190,14 @@ def _bad_at(case: Case, oracle: Oracle, setting: str, magnitude: float) -> Itera
     finite = all(bool(oracle.flat(slot).isfinite().all()) for slot in oracle.asked)
     if finite and magnitude >= 1 and oracle.dtype == torch.float64:
         try:
-            # One that cannot be pinned to an element may be rounding, at such sizes.
+            # Only a failure at one element counts, because at such sizes one along a random direction may be rounding.
             yield from (finding for finding in wrong_derivatives(case, oracle, setting) if finding.index is not None)
         except Inconclusive:
             return
 
 
 def _forward_agrees(oracle: Oracle, truth: Oracle) -> bool:
-    """Whether forward has not itself left the range of the dtype, or come near it."""
+    """Whether forward itself stays well within the range of the dtype."""
     room = torch.finfo(real(oracle.dtype)).max ** 0.5
     pairs = zip(oracle.outputs, truth.outputs, strict=True)
     return all(mismatch(a, b, 1e-3) is None and largest(b) < room for a, b in pairs if b.is_floating_point())

@@ -1,4 +1,4 @@
-"""MB701, MB702 and MB704: no sample, one sample, and other ranks."""
+"""MB701, MB702 and MB704: batches without a sample, of one sample, and inputs of other ranks."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,14 +66,14 @@ validate(Softmax, (randn(4, 3),), batch_dim=0)
 def empty_batch(case: Case) -> Iterator[Finding]:
     """An empty batch gives gradients of the right shape, zero for inputs that the samples share.
 
-    A batch without samples crashes backward, or gives no gradient. It is what is left at the end of an epoch, on one
-    of many workers, or behind a filter.
+    A batch without samples crashes backward, or gives no gradient. An empty batch is left over at the end of an epoch,
+    on one of many workers, or behind a filter.
 
     Seen in: Dao-AILab/flash-attention PR#2776: forward takes a batch of none, and backward was refused by CUDA;
     intel/torch-xpu-ops PR#5416: it aborted.
 
     Wrong:
-        largest = grad_output.abs().max()  # of no elements there is none
+        largest = grad_output.abs().max()  # raises where there are no elements
         return 2 * x * (grad_output / largest) * largest
 
     Right:
@@ -84,7 +84,7 @@ def empty_batch(case: Case) -> Iterator[Finding]:
     try:
         graph = case.run(other.values, others=other.others)
     except Broken as broken:
-        # Much of torch refuses the maximum or the transform of nothing, too.
+        # A refusal by forward is no failure, because much of torch refuses an empty maximum or transform, too.
         raise Skipped(f"forward refuses an empty batch: {broken.error}") from broken
     try:
         actual = case.differentiate(graph, case.cotangents(graph.outputs))
@@ -92,7 +92,7 @@ def empty_batch(case: Case) -> Iterator[Finding]:
         yield raises(case, broken, "with an empty batch")
         return
     if any(output.numel() for output in graph.outputs):
-        return  # a cost: the mean of nothing is NaN, the sum of nothing 0
+        return  # an output without a batch axis is a cost: a mean over nothing is NaN and a sum 0, so nothing is asked
     message = "is not zero with an empty batch"
     expected = [None if g is None else torch.zeros_like(g) for g in actual]
     yield from differing(case, actual, expected, message, "only with an empty batch", case.still)
@@ -102,8 +102,8 @@ def empty_batch(case: Case) -> Iterator[Finding]:
 def one_sample(case: Case) -> Iterator[Finding]:
     """A batch of one sample gives the right gradient.
 
-    A batch of one sample gives a wrong gradient or crashes: an axis of size 1 was squeezed, or mistaken for one that
-    broadcasts.
+    A batch of one sample gives a wrong gradient or crashes, because backward squeezes an axis of size 1, or takes it
+    for one that was broadcast.
 
     Seen in: fla-org/flash-linear-attention#1140: wrong gradients only for chunks of one or two tokens, as in
     decoding.
@@ -122,7 +122,7 @@ def one_sample(case: Case) -> Iterator[Finding]:
 
 
 def _graph(case: Case, other: Reshaped, setting: str) -> Any:
-    """The forward pass, or a finding that says why there is none (a generator that returns the graph)."""
+    """A generator that returns the forward pass; where forward raises it yields the finding and returns None."""
     try:
         return case.run(other.values, others=other.others)
     except Broken as broken:
@@ -138,14 +138,14 @@ def _graph(case: Case, other: Reshaped, setting: str) -> Any:
 def other_ranks(case: Case) -> Iterator[Finding]:
     """One leading dimension more, or one fewer, gives the right gradient, where forward takes it.
 
-    forward takes inputs with more or fewer leading axes than the sample that was tested, and for those backward is
-    wrong or crashes: the sum over the samples is one over the first axis.
+    forward takes inputs with more or fewer leading axes than the sample that was tested, and with these inputs backward
+    is wrong or crashes, because it sums over the first axis instead of all leading ones.
 
     Seen in: ooples/AiDotNet.Tensors#234: a bias reduced over axis 0 only, which breaks for sequences;
     linkedin/Liger-Kernel#1375: a group norm that forward takes with any rank and backward with one.
 
     Wrong:
-        return a * (grad_output - (a * grad_output).sum(1, keepdim=True))  # the last axis only of matrices
+        return a * (grad_output - (a * grad_output).sum(1, keepdim=True))  # axis 1 is the last one of a matrix only
 
     Right:
         return a * (grad_output - (a * grad_output).sum(-1, keepdim=True))

@@ -28,18 +28,21 @@ validate(Scale, (randn(4, 3), randn(4, 3)), batch_dim=0)
 """
 
 
+MOST_AXES = 8  # axes of all inputs together that are broadcast, because each costs 50 forward passes
+
+
 @rule("MB703", "Are broadcast inputs right?", "50 forwards a size", needs="plain batch-dim", skeleton=MB703_SKELETON)
 def broadcast_input(case: Case) -> Iterator[Finding]:
     """An input with a size of 1 that forward broadcasts gets the right gradient.
 
-    Where an input has size 1 and is broadcast, its gradient is not summed over that axis as it should be.
+    Where an input has size 1 along an axis and is broadcast, the gradient of that input is not summed over the axis.
 
     Seen in: tenstorrent/tt-metal#40008: gradients of inputs that were broadcast in the forward.
 
     Wrong:
         grad_scale = grad_output * x
         if scale.shape != grad_output.shape:
-            grad_scale = grad_scale.mean(0, keepdim=True)  # not the sum
+            grad_scale = grad_scale.mean(0, keepdim=True)  # has to be the sum
         return (grad_output * scale).sum_to_size(x.shape), grad_scale
 
     Right:
@@ -50,7 +53,7 @@ def broadcast_input(case: Case) -> Iterator[Finding]:
     asked = 0
     for slot in case.slots:
         for axis in range(case.leaves[slot.leaf].ndim):
-            if case.leaves[slot.leaf].shape[axis] < 2 or slot.parameter or not slot.asked or asked >= 8:
+            if case.leaves[slot.leaf].shape[axis] < 2 or slot.parameter or not slot.asked or asked >= MOST_AXES:
                 continue
             other = reshaped(case, [slot.leaf], lambda t, axis=axis: t.narrow(axis, 0, 1))  # type: ignore[misc]
             if not _spans(case, slot.leaf, axis, shapes) or not _same_shapes(case, other, shapes):
@@ -58,7 +61,8 @@ def broadcast_input(case: Case) -> Iterator[Finding]:
             asked += 1
             setting = f"where `{slot.name}` has size 1 along axis {axis} and is broadcast"
             try:
-                # The axes of the first input mean something; what comes after it is combined with it.
+                # Heuristic: the first argument is the data, and later ones (weight, bias) are the ones that forward
+                # broadcasts. Only for these is a gradient of the wrong shape a failure rather than a refusal.
                 found = list(judged(case, other, setting, refuses, shape_matters=slot.leaf > 0))
             except Inconclusive:
                 continue
@@ -70,7 +74,7 @@ def broadcast_input(case: Case) -> Iterator[Finding]:
 
 
 def _spans(case: Case, leaf: int, axis: int, shapes: list[torch.Size]) -> bool:
-    """Whether the axis is one of the outputs' too, so that the same output shape means a broadcast."""
+    """Whether the outputs have the axis too, because only then an unchanged output shape means a broadcast."""
     shape = case.leaves[leaf].shape
     from_right = axis - len(shape)
     return all(len(s) >= -from_right and s[from_right] == shape[axis] for s in shapes)

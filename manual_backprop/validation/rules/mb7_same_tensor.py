@@ -30,31 +30,35 @@ validate(MatMul, (randn(3, 3), randn(3, 3)))
 """
 
 
+MOST_PAIRS = 4  # because each pair costs four passes, and the number of pairs grows as the square of that of inputs
+
+
 @rule("MB705", "Does one tensor in two slots get both gradients?", "4 passes a pair", skeleton=MB705_SKELETON)
 def same_tensor_twice(case: Case) -> Iterator[Finding]:
     """One tensor that is passed in two slots gets the sum of both gradients.
 
-    The same tensor stands in two slots, as in attention of x to itself, and gets only one of its two gradients.
+    The same tensor is passed for two arguments, as in self-attention, and gets only one of the two gradients.
 
     Seen in: pytorch/pytorch#183604 and #181146: with the same tensor in two slots torch.compile returned half of the
     gradient.
 
     Wrong:
         grads = {a: grad_output @ b.mT}
-        grads[b] = a.mT @ grad_output  # overwrites, where b is a
+        grads[b] = a.mT @ grad_output  # overwrites grads[a] where b is a
         return grads[a], grads[b]
 
     Right:
         return grad_output @ b.mT, a.mT @ grad_output
     """
     asked = [i for i, slot in enumerate(case.slots) if slot.asked and not slot.parameter]
-    pairs = [(i, j) for i, j in itertools.combinations(asked, 2) if _alike(case.values[i], case.values[j])][:4]
+    alike = [(i, j) for i, j in itertools.combinations(asked, 2) if _alike(case.values[i], case.values[j])]
+    pairs = alike[:MOST_PAIRS]
     if not pairs or case.in_place:
         raise Skipped("no two inputs of one shape and dtype")
     for i, j in pairs:
         values = [case.values[i] if k == j else value for k, value in enumerate(case.values)]
         try:
-            apart = case.gradients(values)
+            separate = case.gradients(values)
         except Broken:
             continue
         leaves = case.run(values).leaves
@@ -65,12 +69,15 @@ def same_tensor_twice(case: Case) -> Iterator[Finding]:
             single = [leaf for k, leaf in enumerate(shared) if k != j]
             found = case.differentiate(Graph(single, outputs), case.cotangents(outputs))
         except Exception as error:
-            yield case.fail(f"it raises when one tensor is passed as {names}: {error}", cause="aliasing of two inputs",
-                       fix="treat inputs as read-only")  # fmt: skip
+            yield case.fail(
+                f"it raises when one tensor is passed as {names}: {error}",
+                cause="forward or backward does not expect two inputs to share memory",
+                fix="treat inputs as read-only, and do not tell them apart by identity",
+            )
             return
-        first, second = apart[i], apart[j]
+        first, second = separate[i], separate[j]
         total = second if first is None else first if second is None else first + second
-        noise = case.noise_at(values, case.plain.cotangents, apart)
+        noise = case.noise_at(values, case.plain.cotangents, separate)
         expected_list: list[Any] = [None] * len(values)
         actual_list = list(expected_list)
         expected_list[i], actual_list[i] = total, found[i if i < j else i - 1]

@@ -13,9 +13,9 @@ from manual_backprop.validation.rules.skeletons import NOT_MATERIALIZED
 
 @rule("MB706", "May an output go unused?", "2 passes an output", needs="plain two-outputs", skeleton=NOT_MATERIALIZED)
 def unused_output(case: Case) -> Iterator[Finding]:
-    """A loss that uses one of the outputs gets the derivative of that one alone.
+    """A loss that uses one of the outputs gets the derivative of that output alone.
 
-    With one of several outputs unused, backward crashes or returns something wrong.
+    Where one of several outputs is unused, backward crashes or returns a wrong gradient.
 
     Seen in: pytorch/pytorch#58511: a Function that passes two tensors through, of which one goes unused: that one's
     layer gets a gradient of zeros where one expects None.
@@ -50,7 +50,7 @@ def unused_output(case: Case) -> Iterator[Finding]:
             yield case.fail(
                 f"backward raises when only output {target} is used: {error}",
                 cause="backward counts on a gradient for each output",
-                fix="test grad_output for None",
+                fix="test each grad_output for None before using it",
             )
             return
         actual = [next(found) if leaf.requires_grad else None for leaf in graph.leaves]

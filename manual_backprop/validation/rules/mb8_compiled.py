@@ -1,8 +1,8 @@
 """MB806 and MB807: torch.compile and torch.export, each with a canary.
 
-Some paths replace a custom backward by the derivative of its forward and say nothing; a comparison there proves
-nothing. So the outputs pass through a Function whose backward is wrong on purpose (it triples), in the same graph: only
-where every gradient comes out tripled did the path run backward passes that people wrote.
+Some paths replace a custom backward by the derivative of forward and say nothing; a comparison there proves nothing. So
+the outputs pass through a canary in the same graph, a Function whose backward is deliberately wrong (it triples). Only
+where every gradient comes out tripled has the path run the backward passes that people wrote.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ WRONG_BY = 3.0
 
 
 class Canary(torch.autograd.Function):
-    """The identity with a backward that is wrong on purpose: it triples."""
+    """The identity with a backward that is deliberately wrong: it triples."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -54,8 +54,9 @@ class Canary(torch.autograd.Function):
 def compiled(case: Case) -> Iterator[Finding]:
     """torch.compile(backend="aot_eager", fullgraph=True) gives the same values and gradients.
 
-    Under torch.compile the gradient is another one than in eager mode. A compiled path that leaves out the custom
-    backward is no test of it; validate proves with a canary that it runs.
+    Under torch.compile the gradient differs from that in eager mode. A compiled path that leaves out the custom
+    backward proves nothing, so a canary (a deliberately wrong backward in the same graph) shows whether the path runs
+    custom backward passes.
 
     Seen in: pytorch/pytorch#193279: torch.compile(torch.func.grad(f)) drops the custom backward, and differentiates
     forward instead.
@@ -84,14 +85,14 @@ def compiled(case: Case) -> Iterator[Finding]:
 def exported(case: Case) -> Iterator[Finding]:
     """torch.export.export(…).module() gives the same values and gradients.
 
-    What torch.export traces is another function, or has another gradient, than the one that runs in eager mode.
+    The program that torch.export traces has other values, or another gradient, than the function in eager mode.
 
     Seen in: pytorch/rfcs PR#28: in the review of an exporter that removes autograd.Function, a maintainer notes that
     this changes the backward pass, and asks to forbid training then.
 
     Unseen: torch.export leaves every custom backward out, the right and the wrong ones, and differentiates forward
-    instead. The rule's canary, a backward that is wrong on purpose, goes unnoticed there, and so the rule says
-    skip; it will fail as soon as a version of torch exports custom backward passes, and yours comes out another.
+    instead. The rule's canary, a deliberately wrong backward, goes unnoticed there, and so the rule says skip. In a
+    version of torch that exports custom backward passes, the rule will fail a backward that comes out different.
     """
 
     def path(function: Callable[..., Any], leaves: Sequence[Tensor]) -> Any:
@@ -100,7 +101,7 @@ def exported(case: Case) -> Iterator[Finding]:
                 return function(*tensors)
 
         examples = tuple(leaf.detach().clone().requires_grad_(leaf.requires_grad) for leaf in leaves)
-        with contextlib.redirect_stderr(io.StringIO()):  # since torch.export prints the graph of what it refuses
+        with contextlib.redirect_stderr(io.StringIO()):  # because torch.export prints the graph that it refuses
             program = torch.export.export(Module(), examples, strict=False)
         return program.module()(*leaves)
 
@@ -119,11 +120,11 @@ def _through(case: Case, name: str, path: Callable[[Callable[..., Any], Sequence
         outputs = path(function, leaves)
         actual = case.differentiate(Graph(leaves, list(outputs)), case.plain.cotangents)
     except Exception as error:
-        raise Skipped(f"{name} is refused loudly: {one_line(getattr(error, 'error', error))}") from error
+        raise Skipped(f"{name} is refused with an error: {one_line(getattr(error, 'error', error))}") from error
     for number, (a, b) in enumerate(zip(outputs, case.plain.outputs, strict=True)):
         if mismatch(a, b, SAME_RTOL[case.dtype]):
             yield case.fail(
-                f"output {number} is another under {name}",
+                f"output {number} is different under {name}",
                 cause="forward takes another branch there",
                 fix="compute the same value, whoever runs it",
                 output=number,
@@ -135,9 +136,9 @@ def _through(case: Case, name: str, path: Callable[[Callable[..., Any], Sequence
     if not _canary_was_caught(case, path):
         raise Skipped(f"{name} ignores custom backward passes: a wrong one on the same path goes unnoticed")
     words: dict[str, Any] = {
-        "fix": "compare with eager before relying on it; move what it cannot trace into a custom op"
+        "fix": f"move what {name} cannot trace into a custom op, and compare with eager mode before relying on {name}"
     }
-    message = f"is another under {name}"
+    message = f"is different under {name}"
     shared: Gradients = [None if g is None else g / WRONG_BY for g in actual]
     yield from differing(case, shared, case.plain.gradients, message, f"only under {name}", **words)
 

@@ -1,4 +1,4 @@
-"""MB803: jvp is the transpose of vjp. A loud refusal is a skip."""
+"""MB803: jvp is the transpose of vjp. A refusal with an error is a skip."""
 
 from collections.abc import Iterator
 
@@ -42,13 +42,12 @@ def forward_mode(case: Case) -> Iterator[Finding]:
 
     Forward mode and backward do not belong to the same derivative: ⟨g, jvp(v)⟩ is not ⟨vjp(g), v⟩.
 
-    Seen in: pytorch/pytorch#187284: under torch.compile the tangents of forward mode were dropped, and nothing was
-    said.
+    Seen in: pytorch/pytorch#187284: under torch.compile the tangents of forward mode were dropped without an error.
 
     Wrong:
         def jvp(ctx, tangent_a, tangent_b):
             a, b = ctx.saved_tensors
-            return tangent_a * b**2  # and what b contributes?
+            return tangent_a * b**2  # the share of tangent_b is left out
 
     Right:
         def jvp(ctx, tangent_a, tangent_b):
@@ -72,10 +71,12 @@ def forward_mode(case: Case) -> Iterator[Finding]:
         own = _with_jvp(case)
         if own and not isinstance(error, NotImplementedError):
             yield case.warn(
-                f"{own[0].__name__}.jvp raises: {one_line(error)}", cause="jvp", fix="let it run, or drop it"
+                f"{own[0].__name__}.jvp raises: {one_line(error)}",
+                cause="the Function's own jvp does not run",
+                fix="let jvp run, or drop it",
             )
             return
-        raise Skipped(f"forward mode is refused loudly: {one_line(error)}") from error
+        raise Skipped(f"forward mode is refused with an error: {one_line(error)}") from error
     if all(t is None for t in moved) and not _with_jvp(case):
         raise Skipped("forward mode gives no tangents")
     ahead = sum(inner(c, t) for c, t in zip(plain.cotangents, moved, strict=True) if c is not None)

@@ -1,4 +1,4 @@
-"""MB801 and MB802: the derivative of the gradient. A loud refusal is a skip."""
+"""MB801 and MB802: the derivative of the gradient. A refusal with an error is a skip."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,16 +34,16 @@ Tensors = list[Tensor]
 
 
 DIFFERENTIABLE = (
-    "write backward in differentiable torch operations, save inputs and outputs only, no once_differentiable"
+    "write backward in differentiable torch operations, save inputs and outputs only, and drop once_differentiable"
 )
 
 
 @rule("MB801", "Is the derivative of the gradient right?", "25 passes", needs="plain differences", skeleton=CUBE)
 def double_backward(case: Case) -> Iterator[Finding]:
-    """The gradient can be differentiated again, by the inputs and by grad_output, as differences of the gradient say.
+    """The gradient can be differentiated again, by the inputs and by grad_output, to what differences of it measure.
 
-    backward can be differentiated, and its derivative is wrong: something in it was detached, or computed outside of
-    the graph. Gradient penalties and second-order methods then calculate with a wrong number.
+    backward can be differentiated, and the derivative is wrong, because a tensor in backward is detached or computed
+    outside of the graph. Gradient penalties and second-order methods then calculate with a wrong number.
 
     Seen in: pytorch/pytorch#104040: intermediates that are saved in forward carry no graph, so that double backward
     is wrong in silence.
@@ -76,12 +76,12 @@ def double_backward(case: Case) -> Iterator[Finding]:
     yield from _second_order(case, oracle, gradients, start, names, "double backward")
 
 
-@rule("MB802", "And through .sum()?", "25 passes", needs="plain differences", skeleton=CUBE)
+@rule("MB802", "Is a gradient penalty through .sum() right?", "25 passes", needs="plain differences", skeleton=CUBE)
 def gradient_penalty(case: Case) -> Iterator[Finding]:
     """A penalty on the gradient of f(x).sum() is differentiated right, though grad_output requires no grad there.
 
-    A penalty on the gradient of f(x).sum() misses the second-order term. @once_differentiable looks only at whether
-    grad_output requires grad; behind .sum() it does not, and nothing is said.
+    A penalty on the gradient of f(x).sum() misses the second-order term. @once_differentiable raises only where
+    grad_output requires grad, and the grad_output of .sum() does not, so no error is raised.
 
     Seen in: lab-cosmo/sphericart#139: second derivatives that “fail silently”.
 
@@ -117,13 +117,13 @@ def gradient_penalty(case: Case) -> Iterator[Finding]:
 
 @dataclass
 class Second:
-    """A second-order gradient: what is asked of it, so that it need not be held while differences are taken."""
+    """The numbers that are needed of a second-order gradient, so that its tensors need not stay in memory."""
 
     weights: Tensors  # the cotangents of the gradient
-    size: float  # of the gradient itself
+    size: float  # the size of the gradient itself
     silent: bool  # whether the gradient is cut off from the graph, without an error
-    everywhere: tuple[int, ...]  # the places that are differentiated
-    along: dict[tuple[int, ...], tuple[float, float]]  # along a direction at these places: the derivative, and its size
+    everywhere: tuple[int, ...]  # the places by which the gradient is differentiated
+    along: dict[tuple[int, ...], tuple[float, float]]  # by places: the derivative along a direction there, and its size
 
 
 def _second_order(
@@ -143,8 +143,9 @@ def _second_order(
     def judged(*places: int) -> tuple[str, Slope]:
         case.compared += 1
         slope = slopes(function, start, _direction(case, start, places), [second.weights], oracle.dtype)[0]
-        # Second-order terms that are nothing beside the gradient's own size are rounding. What is computed in float32
-        # is not even zero where it should be, so there the outputs' size counts too.
+        # Second-order terms that are tiny in comparison with the gradient count as rounding: 1e-9 of it in float64, and
+        # in float32 1e-3, the digits that differences have there. In float32 the size of the outputs counts too,
+        # because there not even a term that should be zero comes out as zero.
         exact = real(oracle.dtype) == torch.float64
         slope.error += 1e-9 * second.size if exact else 1e-3 * (second.size + max(map(largest, oracle.outputs)))
         return slope.judge(*second.along[places], oracle.dtype), slope
@@ -153,13 +154,13 @@ def _second_order(
     if verdict == "right":
         return
     if verdict != "wrong":
-        raise Inconclusive(f"{what}: a kink, or noise above the difference looked for")
+        raise Inconclusive(f"{what}: there is a kink, or noise hides the difference")
     wrong = [i for i in second.everywhere if judged(i)[0] == "wrong"] or second.everywhere
     by = second.along[second.everywhere][0]
     cut = "the gradient is cut off from the graph: " if second.silent else ""
     yield case.fail(
         f"{what}: the derivative by {', '.join(names[i] for i in wrong)} is wrong, without an error",
-        cause=cut + "once_differentiable, .detach(), NumPy, or an intermediate that was saved hides second-order terms",
+        cause=cut + "once_differentiable, .detach(), NumPy or a saved intermediate hides the second-order terms",
         fix=DIFFERENTIABLE,
         expected=slope.central,
         actual=by,
@@ -170,10 +171,10 @@ def _second_order(
 def _differentiated(
     case: Case, gradients: Callable[[Tensors, bool], tuple[Tensors, Tensors]], start: Tensors, what: str
 ) -> Second:
-    """The derivative of the gradient as autograd has it.
+    """The derivative of the gradient by autograd.
 
     Raises:
-        Skipped: torch, or the backward, refuses loudly.
+        Skipped: torch, or the backward, refuses with an error.
         Inconclusive: the gradient is not finite.
     """
     try:
@@ -185,10 +186,10 @@ def _differentiated(
         del first
         silent = not (isinstance(loss, Tensor) and loss.requires_grad)
         if not silent:
-            # autograd.grad would not visit the node by which once_differentiable refuses.
+            # backward() and not autograd.grad, because the latter skips the node by which once_differentiable raises.
             torch.autograd.backward(torch.as_tensor(loss))
     except Exception as error:
-        raise Skipped(f"{what} is refused loudly: {one_line(error)}") from error
+        raise Skipped(f"{what} is refused with an error: {one_line(error)}") from error
     if not finite:
         raise Inconclusive("the gradient is not finite")
     everywhere = tuple(i for i, leaf in enumerate(leaves) if leaf.requires_grad and leaf.numel())
@@ -201,7 +202,7 @@ def _differentiated(
 
 def _weights(case: Case, first: Tensors, what: str) -> Tensors:
     draw = case.generator(what)
-    # One row for all rows of a large gradient, because it is held all along.
+    # All rows of a large gradient share one row of weights, because the weights stay in memory all along.
     shapes = [g.shape[-1:] if case.large else g.shape for g in first]
     return [
         torch.randn(shape, generator=draw, dtype=torch.float64).to(g.device, g.dtype).expand(g.shape)
@@ -218,13 +219,13 @@ def _direction(case: Case, start: Tensors, places: tuple[int, ...]) -> list[Tens
 
 
 def _along(gradients: Gradients, direction: Sequence[Tensor | None]) -> tuple[float, float]:
-    """The derivative along a direction, and the size of the terms that it is a sum of."""
+    """The derivative along a direction, and the typical size of the terms of which it is the sum."""
     pairs = list(zip(gradients, direction, strict=True))
     return sum(inner(g, v) for g, v in pairs), sum(norm(g, v) ** 2 for g, v in pairs) ** 0.5
 
 
 def _filled(found: Gradients, oracle: Oracle) -> Tensors:
-    """Dense gradients of what is asked, with zeros for None."""
+    """Dense gradients of the asked slots, with zeros for None."""
     filled = []
     for i in oracle.asked:
         gradient = found[i]

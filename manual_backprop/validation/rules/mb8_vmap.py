@@ -1,4 +1,4 @@
-"""MB804: vmap does what a loop does. A loud refusal is a skip."""
+"""MB804: vmap does what a loop does. A refusal with an error is a skip."""
 
 from collections.abc import Iterator
 
@@ -37,13 +37,16 @@ validate(Centre, (randn(4, 3),))
 
 Tensors = list[Tensor]
 
+MOST_SLOTS = 4  # inputs that are batched one by one, because each costs three passes
+MOST_SAMPLES = 8  # of a batch, because each is run once more by itself
+
 
 @rule("MB804", "Does vmap do what a loop does?", "3 passes a choice", skeleton=MB804_SKELETON)
 def vmap(case: Case) -> Iterator[Finding]:
     """vmap over each input and over all of them gives what a loop gives, values and gradients.
 
-    Under torch.vmap the result is not what a loop over the samples gives: the rule mixes samples up, or takes the
-    batch axis for another.
+    Under torch.vmap the result is not that of a loop over the samples: the Function's vmap rule mixes samples up, or
+    takes another axis for the batch axis.
 
     Seen in: pytorch/functorch#207: “autograd.Function is silently incorrect on functorch transforms”; pytorch/pytorch
     PR#186303: a compiled vmap went around the Function's own vmap rule and its backward.
@@ -56,17 +59,19 @@ def vmap(case: Case) -> Iterator[Finding]:
     """
     own_rule = any(not f.generate_vmap_rule for f in case.functions)  # type: ignore[attr-defined]
     if case.reads_raw_memory and not own_rule:
-        raise Skipped("NumPy or raw memory inside, which vmap cannot see through")
+        raise Skipped("the pass uses NumPy or raw memory, which vmap cannot see through")
     asked = [i for i, need in enumerate(case.needs) if need]
     everything, count = tuple(asked), len(asked)
+    # The batch axis is the first, then the last (-1), because a vmap rule that ignores in_dims is right for the first.
     choices = [(everything, (0,) * count), (everything, (-1,) * count)]
     if count > 1:
-        # Axes that differ, and as many samples as the first axis is long: to a rule that ignores them the shapes fit.
+        # Axes that differ from input to input, with as many samples as the first axis is long: then the shapes fit even
+        # if a rule ignores in_dims, and only the values tell.
         choices += [(everything, tuple(min(k % 2, case.values[i].ndim) for k, i in enumerate(asked)))]
-        choices += [((i,), (0,)) for i in asked[:4]]
+        choices += [((i,), (0,)) for i in asked[:MOST_SLOTS]]
     choices = choices[:1] if case.large else choices
     first = case.values[asked[0]]
-    many = len(first) if first.ndim and 2 <= len(first) <= 8 else 2
+    many = len(first) if first.ndim and 2 <= len(first) <= MOST_SAMPLES else 2
     refusals = []
     for chosen, axes in choices:
         count = many if len(set(axes)) > 1 else 2
@@ -83,7 +88,7 @@ def vmap(case: Case) -> Iterator[Finding]:
             bad = [i for i, (a, b) in enumerate(zip(values, sample_outputs, strict=True))
                    if mismatch(a, b, SAME_RTOL[case.dtype])]  # fmt: skip
             if bad:
-                yield case.fail(f"output {bad[0]} is wrong {setting}", output=bad[0], cause="the vmap rule",
+                yield case.fail(f"output {bad[0]} is wrong {setting}", output=bad[0], cause="the vmap rule is wrong",
                            fix="generate_vmap_rule = True, or mind in_dims and return the right out_dims")  # fmt: skip
                 return
             found = list(
@@ -96,11 +101,11 @@ def vmap(case: Case) -> Iterator[Finding]:
                 return
             del sample_outputs, wanted
     if len(refusals) == len(choices):
-        raise Skipped(f"vmap is refused loudly: {refusals[0]}")
+        raise Skipped(f"vmap is refused with an error: {refusals[0]}")
 
 
 def _vmap_sample(case: Case, number: int, chosen: tuple[int, ...]) -> Tensors:
-    """Memory of nobody else's, but for number 0."""
+    """Sample `number` of the batch, as fresh tensors; number 0 is the case's own sample, not copied."""
     if not number:
         return list(case.values)
     near = case.nearby(("vmap", number))

@@ -1,4 +1,4 @@
-"""MB903: another device."""
+"""MB903: the gradients on another device."""
 
 import copy
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from manual_backprop.validation.rule import rule
 def other_device(case: Case) -> Iterator[Finding]:
     """The gradients on the accelerator are those of the CPU.
 
-    On an accelerator, or with another current device than that of the inputs, the gradient differs or backward
-    crashes: memory or a kernel was asked for on the current device, or in the wrong stream.
+    On an accelerator, or where the current device is not that of the inputs, the gradient differs or backward crashes,
+    because memory or a kernel is asked for on the current device, or in the wrong stream.
 
     Seen in: linkedin/Liger-Kernel#1303: the kernel is launched on the current GPU, which need not be that of the
     tensors.
@@ -26,7 +26,7 @@ def other_device(case: Case) -> Iterator[Finding]:
     torch.empty_like(grad_output) takes the device from the tensor.
     """
     if not torch.cuda.is_available() or case.values[0].device.type != "cpu":
-        raise Skipped("no other device")
+        raise Skipped("there is no other device")
     module = case.module
     moved = copy.copy(case)
     moved.leaves = [leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf for leaf in case.leaves]
@@ -36,8 +36,10 @@ def other_device(case: Case) -> Iterator[Finding]:
                                                                       for c in case.plain.cotangents])  # fmt: skip
     except Broken as broken:
         yield case.fail(
-            f"it raises on cuda: {broken.error}", cause="a tensor made without device=", fix="new_zeros, zeros_like"
+            f"it raises on cuda: {broken.error}",
+            cause="a tensor is made without device=",
+            fix="make the tensor with new_zeros or zeros_like",
         )
         return
     actual = [None if g is None else g.cpu() for g in actual]
-    yield from differing(case, actual, case.plain.gradients, "is another on cuda", "only on cuda")
+    yield from differing(case, actual, case.plain.gradients, "is different on cuda", "only on cuda")

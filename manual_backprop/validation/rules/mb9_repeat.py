@@ -1,4 +1,4 @@
-"""MB901: the same call again."""
+"""MB901: the same call gives the same gradients again."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +18,10 @@ from manual_backprop.validation.rules.skeletons import SQUARE
     skeleton=SQUARE,
 )
 def repeated_call(case: Case) -> Iterator[Finding]:
-    """The same call gives the same bits, or nearly, where a parallel sum may be ordered otherwise.
+    """The same call gives the same bits, or nearly the same where a parallel sum may run in another order.
 
-    The same call gives different gradients: a race, a random number, or memory that nobody initialised. Often only
-    one run in ten shows it.
+    The same call gives different gradients, because of a race, a random number, or memory that nobody initialised.
+    Often only one run in ten shows the difference.
 
     Seen in: meta-pytorch/tritonbench PR#1266: a missing barrier in the backward of the layer norm that was copied
     from the tutorial; the gradients of weight and bias were wrong in 99 of 100 runs of a large one.
@@ -33,9 +33,9 @@ def repeated_call(case: Case) -> Iterator[Finding]:
         return 2 * x * grad_output
     """
     for _ in range(4):
-        message = "is another when the same call is repeated"
+        message = "is different when the same call is repeated"
         words: dict[str, Any] = {
-            "cause": "noise, uninitialised memory, or state between calls",
+            "cause": "backward uses random numbers, uninitialised memory, or state that is kept between calls",
             "fix": "make backward deterministic",
         }
         still = case.still

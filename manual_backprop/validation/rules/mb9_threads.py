@@ -1,4 +1,4 @@
-"""MB902: several threads, and backward in another thread than forward."""
+"""MB902: passes in several threads at once, and a backward in another thread than forward."""
 
 import contextlib
 import copy
@@ -45,11 +45,11 @@ validate(LinearSigmoid, (randn(64, 64), randn(64, 64)))
 """
 
 THREADS, ROUNDS = 4, 4
-MOST_LINES = 40  # of a backward that are stopped at
+MOST_LINES = 40  # of a backward before which it is stopped, because each costs two passes
 LONGEST = 60.0  # seconds that the threads may take
 SHARED: dict[str, Any] = {
-    "cause": "state shared between threads: a module global, a class attribute, a buffer",
-    "fix": "keep it on ctx",
+    "cause": "threads share state: a module global, a class attribute or a buffer",
+    "fix": "keep that state on ctx",
 }
 
 
@@ -57,7 +57,7 @@ SHARED: dict[str, Any] = {
 def threads(case: Case) -> Iterator[Finding]:
     """Passes in several threads at once, each with its own inputs, do not disturb each other.
 
-    Called from several threads (data parallel, a server) the gradients differ: the calls share a buffer.
+    In calls from several threads (data parallel, a server) the gradients differ, because the calls share a buffer.
 
     Seen in: meta-pytorch/tritonbench PR#1266: the next holder of a lock read partial sums that others were still
     writing, and wrote over them.
@@ -68,9 +68,10 @@ def threads(case: Case) -> Iterator[Finding]:
     Right:
         delta = torch.empty_like(a)
     """
-    apart = _in_another_thread(case)
-    yield from differing(case, apart, case.plain.gradients, "is another when backward runs in another thread", **SHARED)
-    apart.clear()
+    elsewhere = _in_another_thread(case)
+    predicate = "is different when backward runs in another thread"
+    yield from differing(case, elsewhere, case.plain.gradients, predicate, **SHARED)
+    elsewhere.clear()
     passes = _together(case)
     if not case.large:
         passes[0].found += interleaved(_replica(case), _replica(case), passes[1].values)
@@ -79,7 +80,7 @@ def threads(case: Case) -> Iterator[Finding]:
         expected = case.gradients(one.values, needs=one.needs, copied=copied) if number else case.plain.gradients
         while one.found:
             actual = one.found.pop()
-            predicate = "is another when several threads run at once"
+            predicate = "is different when several threads run at once"
             wrong = list(differing(case, actual, expected, predicate, noise=case.still, **SHARED))
             yield from wrong
             if wrong:
@@ -88,7 +89,7 @@ def threads(case: Case) -> Iterator[Finding]:
 
 @dataclass
 class OfOneThread:
-    """The inputs of one thread, which of them require grad there, and the gradients of its passes."""
+    """The inputs of one thread, the flags which of these require grad, and the gradients of the passes so far."""
 
     values: list[Tensor]
     needs: tuple[bool, ...]
@@ -96,14 +97,14 @@ class OfOneThread:
 
 
 def _together(case: Case) -> list[OfOneThread]:
-    """Passes of several threads, all of whose forwards are done before any backward starts.
+    """Passes of several threads; no backward starts before every thread is done with forward.
 
     Raises:
         Broken: a pass raised.
-        Inconclusive: they did not come to an end.
+        Inconclusive: the threads did not come to an end in time.
     """
     count, rounds = (2, 1) if case.large else (THREADS, ROUNDS)
-    # Large ones are disturbed by a pass that asks for one gradient only, since each more would be held.
+    # In a large case the other threads ask for one gradient only, because all gradients of all threads stay in memory.
     first = case.needs.index(True)
     one = tuple(i == first for i in range(len(case.needs)))
     passes = [
@@ -132,12 +133,12 @@ def _together(case: Case) -> list[OfOneThread]:
     if errors:
         raise errors[0]
     if any(len(mine.found) < rounds for mine in passes):
-        raise Inconclusive(f"the threads took over {LONGEST:g} s: passes are slow, or wait for each other")
+        raise Inconclusive(f"the threads took over {LONGEST:g} s: the passes are slow, or wait for each other")
     return passes
 
 
 def _in_another_thread(case: Case) -> Gradients:
-    """A backward in another thread than its forward, as it always is on an accelerator."""
+    """The gradients of a backward in another thread than forward, because on an accelerator that is always so."""
     graph = case.run()
     cotangents = case.cotangents(graph.outputs)
     with ThreadPoolExecutor(1) as pool:
@@ -145,8 +146,13 @@ def _in_another_thread(case: Case) -> Gradients:
 
 
 def interleaved(case: Case, other: Case, values: Sequence[Tensor]) -> Iterator[Gradients]:
-    """Gradients of passes that were stopped before a line of a hand-written backward, each before another one, while a
-    whole backward of `other` ran in another thread: what a race does by chance, done on purpose."""
+    """Gradients of passes, each stopped before another line of a hand-written backward.
+
+    At the stop a whole backward of `other` runs in another thread.
+
+    A race between two threads may need thousands of passes to show by chance, because a small backward takes
+    microseconds. Stopping at each line runs through every order in which the other thread may come in between.
+    """
     codes = {_code(function) for function in case.functions}
     for line in range(1, MOST_LINES):
         graph = case.run()
@@ -157,7 +163,7 @@ def interleaved(case: Case, other: Case, values: Sequence[Tensor]) -> Iterator[G
         )
         with _before_line(line, codes, disturb):
             found = case.differentiate(graph, cotangents)
-        if disturb.ident is None:  # backward has no such line
+        if disturb.ident is None:  # backward has fewer lines than this
             return
         yield found
 
@@ -169,7 +175,7 @@ def _code(function: type) -> Any:
 
 @contextlib.contextmanager
 def _before_line(line: int, codes: set[Any], thread: threading.Thread) -> Iterator[None]:
-    """Runs `thread` to its end before the line of that number (counted as they are executed) of these functions."""
+    """A block in which `thread` runs, to the end, before line number `line` that functions with these codes execute."""
     seen = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
@@ -179,7 +185,7 @@ def _before_line(line: int, codes: set[Any], thread: threading.Thread) -> Iterat
         seen += event == "line"
         if seen == line and thread.ident is None:
             thread.start()
-            thread.join(60)
+            thread.join(LONGEST)
         return trace
 
     before = sys.gettrace()
@@ -204,7 +210,7 @@ def _run_all(work: Callable[[int], None], count: int) -> None:
 
 
 def _replica(case: Case) -> Case:
-    """The case with a module of its own: functional_call swaps a module's parameters, which threads cannot share."""
+    """The case with a copy of the module, because functional_call swaps parameters, which threads cannot share."""
     other = copy.copy(case)
     if case.module is not None:
         other.module = copy.deepcopy(case.module)

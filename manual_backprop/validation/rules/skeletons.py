@@ -1,4 +1,4 @@
-"""What the wrong and the right snippets of several rules share; their lines stand at ``___``."""
+"""The text that the wrong and the right snippets of several rules share; the lines of a snippet stand at ``___``."""
 
 PRELUDE = """\
 from functools import partial
@@ -77,11 +77,3 @@ NOT_MATERIALIZED = SINCOS.replace(
     "forward(ctx, x):\n",
     "forward(ctx, x):\n        ctx.set_materialize_grads(False)  # the gradient of an unused output arrives as None\n",
 )
-BOTH = """
-grad = torch.zeros_like(x)
-if grad_sin is not None:
-    grad = grad + grad_sin * x.cos()
-if grad_cos is not None:
-    grad = grad - grad_cos * x.sin()
-return grad
-"""
