@@ -54,7 +54,7 @@ class Cost:
             (quadratic, [sigmoid])
         """
         output = activations[-1]
-        # By more than its name: an activation of one's own may be called "sigmoid" too.
+        # The name alone does not tell, because an activation of one's own may be called "sigmoid" too.
         ready = output.name in self.of_weighted_input and ACTIVATIONS.get(output.name) is output
         return (self.of_weighted_input[output.name], [*activations[:-1], identity]) if ready else (self, [*activations])
 
@@ -107,7 +107,7 @@ def _log(x: Tensor) -> Tensor:
 
 
 def _not_zero(x: Tensor) -> Tensor:
-    # float16 has no 1e-12: there the smallest normal number.
+    # In float16, which has no 1e-12, the smallest normal number stands for it.
     return x.clamp(min=max(1e-12, torch.finfo(x.dtype).tiny))
 
 

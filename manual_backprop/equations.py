@@ -33,7 +33,7 @@ from manual_backprop.activations import Derivative
 from manual_backprop.kernels import addmm_, hadamard, matmul
 
 FEW = 16
-"""Samples up to which BP3 is added to a bias one by one, in a single call."""
+"""Samples up to which BP3 may be added to a bias one by one, in a single call: each addition rounds the bias."""
 
 
 def output_error(
@@ -127,8 +127,10 @@ def bias_gradient(
 
     Args:
         delta: δ^l, ``(*, o)``.
-        into, keep, scale, columns: as in `weight_gradient`, with ``into`` ``(o,)``.
-        ones: 1 for each sample, the input that a bias is the weight of, ``(N,)``, if the caller keeps it.
+        into, keep, scale: as in `weight_gradient`, with ``into`` ``(o,)``.
+        columns, ones: δ^l with a column a sample, as in the book, ``delta.mT``, and 1 for each sample, ``(N,)``, the
+            input that a bias is the weight of. With both, which a caller with up to `FEW` samples keeps, it is one
+            product; else it is a sum first.
 
     Returns:
         ∂C/∂b^l, ``(o,)``, zeros for an empty batch; or ``into``.
@@ -137,10 +139,9 @@ def bias_gradient(
     """
     if into is None:
         return _samples(delta).sum(0)
-    if delta.shape[0] > FEW:  # summed first, because the product rounds ``into`` once a sample
-        delta, columns, ones = delta.sum(0, keepdim=True), None, None
-    columns = delta.mT if columns is None else columns
-    return into.addmv_(columns, delta.new_ones(delta.shape[0]) if ones is None else ones, beta=keep, alpha=scale)
+    if columns is None or ones is None:  # summed first, because a product of N columns rounds ``into`` N times
+        columns, ones = delta.sum(0, keepdim=True).mT, delta.new_ones(1)
+    return into.addmv_(columns, ones, beta=keep, alpha=scale)
 
 
 def weight_gradient(

@@ -47,7 +47,7 @@ def linear_activation(input: Tensor, weight: Tensor, bias: Tensor | None, activa
 
 
 def autocast_is_on(device: torch.device) -> bool:
-    # The first question is the cheap one. To ask whether it is enabled is an error where there is none, as on "meta".
+    # The first question is asked first because it is cheap; the third raises on a device without autocast, as "meta".
     return (
         _torch.autocast_is_on_somewhere()
         and torch.amp.is_autocast_available(device.type)
@@ -162,9 +162,9 @@ def network_cost(
 ) -> Tensor:
     """The cost of a network, with BP1 to BP4 of all layers in one loop as its backward pass: one autograd node.
 
-    The same as the layers and the cost one by one, and less work for autograd. Those do it where the node cannot: under
-    `torch.compile`, transforms, forward mode and autocast, for a gradient of the target or one of a wider dtype, and
-    for a second derivative.
+    The same as the layers and the cost one by one, and less work for autograd. The layers do it where the node cannot:
+    under `torch.compile`, transforms, forward mode and autocast, for a gradient of the target or one of a wider dtype,
+    and for a second derivative.
 
     Args:
         input: x, ``(*, i)``.
@@ -190,7 +190,7 @@ def network_cost(
         expected, found = (*input.shape[:-1], len(weights[-1])), tuple(target.shape)
         raise ValueError(f"target: expected the shape {expected} of the outputs, found {found}")
     wider = target.dtype != input.dtype and torch.promote_types(input.dtype, target.dtype) != input.dtype
-    recorded = torch.is_grad_enabled()  # the node may compute gradients at once
+    recorded = torch.is_grad_enabled()  # if not, the layers do: the node may compute gradients with the cost
     if recorded and functions.plain_call() and not (wider or target.requires_grad or autocast_is_on(input.device)):
         parameters = [p for layer in zip(weights, biases, strict=True) for p in layer]
         target = target.to(input.dtype)
@@ -213,9 +213,9 @@ def _cost(
         raise ValueError(
             f"target: expected the shape (*, outputs) of input, {tuple(input.shape)}, found {tuple(target.shape)}"
         )
-    dtype = torch.promote_types(input.dtype, target.dtype)  # as the costs of torch.nn do
+    dtype = torch.promote_types(input.dtype, target.dtype)  # the costs of torch.nn promote likewise
     if autocast_is_on(input.device):
-        dtype = torch.promote_types(dtype, torch.float32)  # so do they
+        dtype = torch.promote_types(dtype, torch.float32)  # and so they do this
     input, target = input.to(dtype), target.to(dtype)
     if weight is None and pos_weight is None:
         return reduce(functions.cost_of.apply(input, target, cost), reduction)

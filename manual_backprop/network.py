@@ -10,7 +10,7 @@ from torch import Tensor
 from manual_backprop import kernels
 from manual_backprop.activations import Activation, activation_named
 from manual_backprop.costs import Cost, cost_named
-from manual_backprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
+from manual_backprop.equations import FEW, bias_gradient, hidden_error, output_error, weight_gradient
 from manual_backprop.feedforward import layers
 
 GATHERED = 2**18
@@ -18,7 +18,7 @@ GATHERED = 2**18
 
 
 class Gradients(NamedTuple):
-    """What backpropagation puts out, by layer: ∂C/∂w^l ``(o, i)``, ∂C/∂b^l ``(o,)``, the errors δ^l ``(*, o)``."""
+    """The output of backpropagation, by layer: ∂C/∂w^l ``(o, i)``, ∂C/∂b^l ``(o,)``, the errors δ^l ``(*, o)``."""
 
     weights: list[Tensor]
     biases: list[Tensor]
@@ -28,8 +28,8 @@ class Gradients(NamedTuple):
 class _Buffers(NamedTuple):
     """Where a mini-batch of N samples is computed: a list has an entry a layer, of shape ``(N, o)``."""
 
-    ones: Tensor  # (N,)
-    z: list[Tensor]  # and a, written over it
+    ones: Tensor | None  # (N,), for few samples
+    z: list[Tensor]  # a is written over z
     deltas: list[Tensor]
     columns: list[Tensor]  # views of the deltas, (o, N)
 
@@ -92,7 +92,10 @@ class Network:
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_buffers": {}, "_gathered": None}  # copies of the columns would be no views
+        return self.__dict__ | {
+            "_buffers": {},
+            "_gathered": None,
+        }  # views no more: deepcopy and pickle would part δ from δᵀ
 
     @torch.no_grad()
     def feedforward(self, x: Tensor) -> Tensor:
@@ -113,16 +116,16 @@ class Network:
         samples = x.shape[:-1]
         self._expect_outputs(y, samples)
         rows = samples.numel()
-        buffers = self._new_buffers(rows)  # its own, so that several threads may ask at once
+        buffers = self._new_buffers(rows)  # not those of the training, so that several threads may ask at once
         inputs = self._inputs_and_errors(x.reshape(rows, x.shape[-1]), y.reshape(rows, y.shape[-1]), buffers)
-        mean, ones = 1 / max(1, rows), buffers.ones
+        mean = 1 / max(1, rows)
 
         # 5. Output (BP3, BP4): ∂C/∂b^l = δ^l and ∂C/∂w^l = δ^l (a^{l-1})ᵀ.
         of_weights = zip(self.weights, buffers.deltas, inputs, strict=True)
         of_biases = zip(self.biases, buffers.deltas, strict=True)
         return Gradients(
             weights=[weight_gradient(delta, a, into=torch.empty_like(w), scale=mean) for w, delta, a in of_weights],
-            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean, ones=ones) for b, delta in of_biases],
+            biases=[bias_gradient(delta, into=torch.empty_like(b), scale=mean) for b, delta in of_biases],
             deltas=[(delta * mean).reshape(*samples, delta.shape[-1]) for delta in buffers.deltas],
         )
 
@@ -200,22 +203,21 @@ class Network:
         self, x: Tensor, y: Tensor, buffers: _Buffers, learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         inputs, mean = self._inputs_and_errors(x, y, buffers), 1 / max(1, x.shape[0])
-        weights, biases, ones = self.weights, self.biases, buffers.ones
-        errors = list(zip(buffers.deltas, buffers.columns, inputs, strict=True))
+        weights, biases, (ones, _, *errors) = self.weights, self.biases, buffers
 
         # 5. Output (BP3, BP4) and the step, w → w − η (∂C/∂w + λ/n w), in one product each.
         if not momentum:
             keep, step = 1 - learning_rate * weight_decay, -learning_rate * mean
-            for w, b, (delta, columns, a) in zip(weights, biases, errors, strict=True):
+            for w, b, delta, columns, a in zip(weights, biases, *errors, inputs, strict=True):
                 weight_gradient(delta, a, into=w, keep=keep, scale=step, columns=columns)
                 bias_gradient(delta, into=b, keep=1.0, scale=step, columns=columns, ones=ones)
             return
         parameters, count = weights + biases, len(weights)
-        for v, w, (delta, columns, a) in zip(self.velocities[:count], weights, errors, strict=True):
+        for v, w, delta, columns, a in zip(self.velocities[:count], weights, *errors, inputs, strict=True):
             weight_gradient(delta, a, into=v, keep=momentum, scale=mean, columns=columns)
             if weight_decay:
                 v.add_(w, alpha=weight_decay)
-        for v, (delta, columns, _) in zip(self.velocities[count:], errors, strict=True):
+        for v, delta, columns in zip(self.velocities[count:], *errors, strict=True):
             bias_gradient(delta, into=v, keep=momentum, scale=mean, columns=columns, ones=ones)
         for parameter, v in zip(parameters, self.velocities, strict=True):
             parameter.sub_(v, alpha=learning_rate)
@@ -296,11 +298,11 @@ class Network:
             raise ValueError(f"y: expected the shape {outputs} of the outputs, found {tuple(y.shape)}")
 
     def _buffers_for(self, samples: int) -> _Buffers:
-        """Those for a mini-batch of so many samples."""
+        """The buffers for a mini-batch of so many samples."""
         w = self.weights[0]
         kind = samples, w.dtype, w.device
         if kind not in self._buffers:
-            if len(self._buffers) == 2:  # those of an epoch: the full mini-batches and the last one
+            if len(self._buffers) == 2:  # an epoch has two: the full mini-batches, and the last one
                 self._buffers.clear()
             self._buffers[kind] = self._new_buffers(samples)
         return self._buffers[kind]
@@ -312,7 +314,7 @@ class Network:
             return [w.new_empty(n, len(b)) for b in self.biases]
 
         deltas = rows()
-        return _Buffers(w.new_ones(n), rows(), deltas, [delta.mT for delta in deltas])
+        return _Buffers(w.new_ones(n) if n <= FEW else None, rows(), deltas, [delta.mT for delta in deltas])
 
 
 def _of_each(learning_rate: Any, batches: int) -> list[float]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from manual_backprop.programs.environment import environment
 from manual_backprop.training.config import RECIPES
 from manual_backprop.training.data import load
-from manual_backprop.training.run_log import environment
 from manual_backprop.training.trainer import Trainer
 
 THREADS = torch.get_num_threads()  # torch's own choice, for the recipes that leave it

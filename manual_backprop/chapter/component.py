@@ -9,7 +9,7 @@ from manual_backprop.chapter.explain import Steps
 
 
 def follow(steps: Steps, layer: int, neuron: int) -> list[str]:
-    """What the five steps do at neuron j of layer l, a line an equation: the symbols = the numbers = the value.
+    """The five steps at neuron j of layer l, a line an equation: the symbols = the numbers = the value.
 
     Args:
         layer: l, from 2.

@@ -91,7 +91,9 @@ def make(sizes: Sequence[int], activation: str = "sigmoid", cost: str = "quadrat
         torch.manual_seed(seed)
         network = Network(sizes, activation, cost, output, dtype=torch.float64)
         x, y = torch.rand(sizes[0], dtype=torch.float64), torch.zeros(sizes[-1], dtype=torch.float64)
-    network.weights = [w / w.shape[1] ** 0.5 for w in network.weights]  # or a wide one would saturate
+    network.weights = [
+        w / w.shape[1] ** 0.5 for w in network.weights
+    ]  # unscaled, the neurons of a wide layer would saturate
     y[0] = 1
     return five_steps(network, x, y)
 

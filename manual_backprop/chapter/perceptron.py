@@ -33,7 +33,7 @@ XOR = points((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
 
 
 class Perceptron(NamedTuple):
-    """What the rule ends with.
+    """The end of the rule.
 
     ``weight`` is (b, w_1, w_2): the bias is the weight of an input that is always 1. ``mistakes`` counts the wrong
     answers of each pass; the last is 0 where the rule converged.

@@ -1,4 +1,4 @@
-"""What the scripts draw, from the numbers of their systems: no picture computes."""
+"""The pictures of the scripts, from the numbers of their systems: no picture computes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -62,7 +62,9 @@ def _network(axes: Axes, steps: Steps) -> LineCollection:
     gradients = torch.cat([g.reshape(-1) for g in steps.gradients.weights])
     largest = float(gradients.abs().max()) or 1.0
     edges = LineCollection(lines, cmap="PuOr", clim=(-largest, largest), linewidths=3, array=gradients.numpy())
-    axes.add_collection(LineCollection(lines, colors="0.6", linewidths=4.5))  # an outline, for those near white
+    axes.add_collection(
+        LineCollection(lines, colors="0.6", linewidths=4.5)
+    )  # an outline, for lines that are nearly white
     axes.add_collection(edges)
     deltas = [torch.full_like(steps.x, torch.nan), *steps.gradients.deltas]
     for layer, (row, a, delta) in enumerate(zip(places, steps.activations, deltas, strict=True), start=1):

@@ -1,7 +1,6 @@
-"""What the scripts share: options, one-line complaints, and a run that prints, draws and logs to TensorBoard."""
+"""The frame of the scripts: options, one-line complaints, and a run that prints, draws and logs to TensorBoard."""
 
 import dataclasses
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +17,9 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop.programs import options as command_line
+from manual_backprop.programs.environment import environment
+from manual_backprop.programs.folder import describe, keep, make_folder, now
 from manual_backprop.programs.options import InputError, Rule
-from manual_backprop.training.pictures import keep
-from manual_backprop.training.run_log import environment
 
 EXIT_STATUS = "exit status: 0 done; 1 a check failed; 2 bad input; 130 where Ctrl-C ended it"
 
@@ -46,10 +45,8 @@ class Run:
     def __init__(self, folder: Path, options: RunOptions) -> None:
         self.folder, self.console = folder, Console(highlight=False)
         self.writer = SummaryWriter(str(folder))
-        for name, content in (("config", dataclasses.asdict(options)), ("env", environment(torch.device("cpu")))):
-            text = json.dumps(content, indent=2, default=str)
-            (folder / f"{name}.json").write_text(text + "\n")
-            self.writer.add_text(name, f"```json\n{text}\n```")
+        env = environment(torch.device("cpu"))
+        describe(folder, self.writer, {"config": dataclasses.asdict(options), "env": env})
 
     def __enter__(self) -> "Run":
         return self
@@ -108,8 +105,8 @@ def main(options: Options, rules: Sequence[Rule], show: Callable[[Options, Run],
     try:
         chosen = command_line.parse(type(options), options, sys.argv[1:], EXIT_STATUS)
         command_line.check(chosen, [*rules, *RULES])
-        folder = chosen.runs / (chosen.name or f"{Path(sys.argv[0]).stem}-{command_line.now()}")
-        command_line.make_folder(folder)
+        folder = chosen.runs / (chosen.name or f"{Path(sys.argv[0]).stem}-{now()}")
+        make_folder(folder)
         with Run(folder, chosen) as run:
             right = show(chosen, run)
             run.say(f"run: {folder}")

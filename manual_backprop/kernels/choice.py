@@ -12,14 +12,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.compiler import is_dynamo_compiling
 
 from manual_backprop import _torch
-from manual_backprop.kernels import cpp, onednn
+from manual_backprop.kernels import cpp, onednn, processor
 
 KERNELS = ("auto", "aten", "onednn", "compiled")
 VARIABLE = "MANUAL_BACKPROP_KERNEL"
@@ -110,6 +109,5 @@ def _smallest_product(kernel: str) -> float:
 
 @functools.cache
 def _amd_with_avx512() -> bool:
-    processor = Path("/proc/cpuinfo")  # where there is none, ATen's kernels are as good as any
-    avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return avx512 and processor.exists() and "AuthenticAMD" in processor.read_text()
+    # Where the vendor is not told, ATen's kernels are as good as any.
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and processor.said("vendor_id") == "AuthenticAMD"

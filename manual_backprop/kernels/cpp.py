@@ -29,6 +29,7 @@ from torch import Tensor
 
 from manual_backprop.activations import ACTIVATIONS, Activation, identity
 from manual_backprop.costs import Cost, quadratic, sigmoid_cross_entropy
+from manual_backprop.kernels import processor
 
 SOURCES = (Path(__file__).with_name("compiled.cpp"), Path(__file__).with_name("layer.h"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
@@ -246,9 +247,7 @@ def _compiler() -> list[str]:
 
 def _processor() -> str:
     """The abilities of this processor, for which the library is built."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    return processor.said("flags", "Features") or platform.machine()
 
 
 def _rows(path: Path) -> dict[str, int]:

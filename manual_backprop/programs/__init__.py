@@ -1,1 +1,1 @@
-"""What our own programs share: options, run folder, environment."""
+"""The parts that our own programs share: options, run folder, environment."""

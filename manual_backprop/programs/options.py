@@ -1,11 +1,10 @@
-"""What the programs in `scripts/` share: options from a dataclass, a complaint in one line, a folder of their own."""
+"""The options of the programs in `scripts/`, from a dataclass, and a complaint in one line."""
 
 import contextlib
 import io
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +60,3 @@ def check(options: Any, rules: Sequence[Rule]) -> None:
 def is_folder_name(name: str) -> bool:
     """Whether it is the name of one folder, or empty."""
     return not name or Path(name).name == name
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a new run, and those above it.
-
-    Raises:
-        InputError: there is one of that name, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"--name: expected a new folder, found an existing run {folder}") from None
-    except OSError as error:
-        raise InputError(f"--runs: expected a folder to write to, found {folder.parent}: {error.strerror}") from None
-
-
-def now() -> str:
-    """The time, as it ends the name of a run's folder."""
-    return datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from manual_backprop.programs import options as command_line
+from manual_backprop.programs.folder import make_folder, now
 from manual_backprop.training import agreement, checkpoint, data, parallel
 from manual_backprop.training.agreement import TrainingStopped
 from manual_backprop.training.checkpoint import Checkpoint
@@ -132,9 +133,9 @@ def run_folder(config: Config, make: bool) -> Path:
     auto = config.resume == AUTO
     if config.resume and not config.name:
         return config.resume if config.resume.is_dir() else config.resume.parent
-    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{command_line.now()}")
+    folder = config.runs / (config.name or f"{config.recipe}-{config.backprop}-seed{config.seed}-{now()}")
     if make and not (auto and folder.is_dir()):
-        command_line.make_folder(folder)
+        make_folder(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What a training run is made of: the options, the recipes that set them, and what is refused."""
+"""The options of a training run, the recipes that set them, and the rules that refuse them."""
 
 import math
 from dataclasses import dataclass, fields
@@ -25,8 +25,8 @@ class Config:
     compile: bool = False
     """Many steps of network in one call of C++, where the network is small; needs a C++ compiler."""
     parallel: Literal["ddp", "fsdp", "tensor"] = "ddp"
-    """What the processes of torchrun divide: ddp: the images of a mini-batch; fsdp: these, and the parameters
-    too; tensor: the neurons. One process has nothing to divide."""
+    """How the processes of torchrun share the work: ddp: the images of a mini-batch; fsdp: the images, and the
+    parameters too; tensor: the neurons. One process has nothing to divide."""
     sizes: tuple[int, ...] = (784, 30, 10)
     """Neurons a layer, from 784 pixels to 10 digits."""
     activation: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"

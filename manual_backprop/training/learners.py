@@ -96,7 +96,7 @@ class NetworkLearner:
         self.network.velocities = velocities
 
     def gather(self) -> None:
-        pass  # The network is what is trained.
+        pass  # nothing to bring together: it is the network itself that is trained
 
     def scatter(self) -> None:
         pass
@@ -126,12 +126,13 @@ class ModuleLearner:
         self.trained = weights + biases
         self.groups: list[dict] = [{"params": weights, "weight_decay": weight_decay}, {"params": biases}]
         self.momentum = config.momentum
-        # The mean over processes of what is a sum over samples divided by their number; "tensor" divides no samples.
+        # ddp and fsdp take the mean of the processes' gradients where their sum is wanted, so each counts `size` times;
+        # "tensor" divides no samples, and sums nothing.
         self.shares = 1 if config.parallel == "tensor" else workers.size
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        # Not before it is used: to make one imports the compiler, and a model that is only looked into needs none.
+        # Made at its first use, because that imports the compiler, and a model that is only looked into needs none.
         return torch.optim.SGD(self.groups, momentum=self.momentum)
 
     def steps(

@@ -43,7 +43,7 @@ class Workers(NamedTuple):
         return float(largest)
 
     def from_first(self, x: Any) -> Any:
-        """What the first process has, in each of them."""
+        """The value of the first process, in each of them."""
         if self.size == 1:
             return x
         box = [x]
@@ -69,7 +69,8 @@ def process_group(workers: Workers, device: torch.device) -> Iterator[None]:
     if workers.size == 1:
         yield
         return
-    # Restarted workers may meet in the store of those before them, where the addresses of the dead still stand.
+    # A prefix of its own for each start, because restarted workers may meet in the store of the workers before them,
+    # where the addresses of the dead still stand.
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     own = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"

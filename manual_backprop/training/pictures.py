@@ -1,21 +1,9 @@
 """The pictures of a run, drawn with matplotlib."""
 
-from pathlib import Path
-
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from manual_backprop.training.data import Images
-
-
-def keep(figure: Figure, name: str, folder: Path, writer: SummaryWriter, step: int = 0) -> None:
-    """As a PNG in the folder, and on TensorBoard's "Images"."""
-    path = folder / f"{name}.png"
-    figure.savefig(path, dpi=120)
-    # The same pixels: add_figure would draw it again, and import pyplot.
-    writer.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
 
 
 def curves(history: list[dict[str, float]]) -> Figure:

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal while it goes on, and at its end."""
+"""The terminal of a run: progress while it goes on, and a summary at its end."""
 
 from pathlib import Path
 from types import TracebackType

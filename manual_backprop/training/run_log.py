@@ -1,23 +1,19 @@
-"""What a run leaves behind: TensorBoard's events, `metrics.csv`, `config.json`, `env.json` and the pictures."""
+"""The traces that a run leaves: TensorBoard's events, `metrics.csv`, `config.json`, `env.json` and the pictures."""
 
 import csv
-import importlib.metadata
-import json
-import platform
-import subprocess
-import sys
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from manual_backprop import _torch, kernels
+from manual_backprop import _torch
 from manual_backprop.feedforward import layers
 from manual_backprop.monitor.monitor import LAYOUT, Monitor
 from manual_backprop.network import Network
+from manual_backprop.programs.environment import environment
+from manual_backprop.programs.folder import describe, keep
 from manual_backprop.training import pictures
 from manual_backprop.training.agreement import Disagreement
 from manual_backprop.training.config import Config, as_plain
@@ -44,18 +40,15 @@ class RunLog:
         self, folder: Path, config: Config, device: torch.device, learner: Learner, purge_step: int | None = None
     ) -> None:
         self.folder, self.config, self.network = folder, config, learner.network
-        # A queue that holds all that one look at the layers writes: training does not wait for the file.
+        # The queue holds everything that one look at the layers writes, so training does not wait for the file.
         self.writer = SummaryWriter(str(folder), purge_step=purge_step, max_queue=1000)
-        for name, content in (("config", as_plain(config)), ("env", environment(device))):
-            text = json.dumps(content, indent=2)
-            (folder / f"{name}.json").write_text(text + "\n")
-            self.writer.add_text(name, f"```json\n{text}\n```")
+        describe(folder, self.writer, {"config": as_plain(config), "env": environment(device)})
         self.writer.add_custom_scalars(LAYOUT)
         self.module = learner if isinstance(learner, ModuleLearner) else _twin(learner.network, config)
         self.apart = self.module is not learner
         layers = self.module.model.named_modules()
         self.paths = [path for path, layer in layers if isinstance(layer, torch.nn.Linear)]
-        # The twin runs on the steps to be recorded alone, and each is.
+        # The twin runs only on steps that are to be recorded, so the monitor records each of its passes.
         every = 1 if self.apart else config.inspect_every
         self.monitor = Monitor(self.module.parallel, self.writer, every) if config.inspect_every else None
         self._followed = False
@@ -115,7 +108,7 @@ class RunLog:
             "most_wrong": pictures.most_wrong(test, outputs),
         }
         for name, figure in drawn.items():
-            pictures.keep(figure, name, self.folder, self.writer, step)
+            keep(figure, name, self.folder, self.writer, step)
         self._precision_and_recall(test.labels, outputs, step)
         self._graph(test.x[:1])
         if self.config.projector:
@@ -169,39 +162,3 @@ def _twin(network: Network, config: Config) -> ModuleLearner:
     twin = LEARNERS["layers"](network, config, 0.0, Workers())
     assert isinstance(twin, ModuleLearner)
     return twin
-
-
-def environment(device: torch.device) -> dict:
-    """Everything that a run depends on and its configuration does not say."""
-    packages = ("torchvision", "tensorboard", "manual_backprop")
-    return {
-        "command": " ".join(sys.argv),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "kernel": kernels.chosen(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "torch": torch.__version__,  # with its build, which the metadata leaves out
-    }
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return None
-    return done.stdout.strip() or None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -89,7 +89,7 @@ class Trainer:
         Raises:
             TrainingStopped: the cost is not finite, or a step is not that of autograd and `torch.optim.SGD`.
         """
-        self.save()  # a last good checkpoint there is from the start
+        self.save()  # so that there is a last good checkpoint from the start
         with self._signals(), self.progress:
             while self.epoch < self.config.epochs and not self.interrupted:
                 self._train_epoch()
@@ -97,7 +97,7 @@ class Trainer:
         return score(self.network, self.data.test, self.workers)
 
     def save(self) -> None:
-        state = clone_state(self.learner)  # by all processes, which may have a part of it each
+        state = clone_state(self.learner)  # asked of all processes, because each may have a part of it
         if self.folder and self.workers.first:
             content = (self.config, self.epoch, self.step, state, self.history, self.worst_disagreement)
             checkpoint.save(Checkpoint(*content), self.folder)
@@ -149,7 +149,7 @@ class Trainer:
     def _train_steps(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
         """With nothing in between; the first of them is held against torch's where that is due."""
         targets = self.data.train.y
-        # Tensor parallel divides the neurons, and not the images.
+        # Each process takes its share of the images, but not under tensor parallel, which divides the neurons.
         whole = self.workers.size == 1 or self.config.parallel == "tensor"
         mine = batches if whole else [batch[self.workers.rank :: self.workers.size] for batch in batches]
         rates = [self.learning_rate(step) for step in range(len(batches))]
@@ -203,7 +203,7 @@ class Trainer:
 
     def _parameters_finite(self) -> bool:
         parameters = self.network.weights + self.network.biases
-        # Of a sum first: it is finite only where all are, and often tells it in less time.
+        # The sum is asked first, because it takes less time, and is finite only where all are.
         return all(bool(p.sum().isfinite()) or bool(p.isfinite().all()) for p in parameters)
 
     def _name_the_step(self, pixels: Tensor, batches: tuple[Tensor, ...]) -> None:
