@@ -5,7 +5,7 @@ below `instead_of` stands what runs where torch has it no longer: the public way
 here raises at import, whatever is missing, and a call costs what torch's own part costs.
 
 `PARTS` is the list for those who test it; `validation.self_test` asks whether what the validator leans on still works.
-Seen on torch 2.13 and 2.14; the fallbacks need nothing but documented torch.
+Seen on torch 2.9, 2.13 and 2.14; the fallbacks need nothing but documented torch.
 """
 
 import contextlib
@@ -350,7 +350,7 @@ ONEDNN_SCHEMA = (
 def onednn_linear() -> Callable[..., Tensor] | None:
     """oneDNN's product with an activation behind it, ``(x, w, b, activation, [], "") → a``.
 
-    None where torch is built without oneDNN, or its operation has another signature than on torch 2.13 and 2.14.
+    None where torch is built without oneDNN, or its operation has another signature than on torch 2.9 to 2.14.
     """
     schemas, product = _found("torch._C._jit_get_schemas_for_operator"), _found(ONEDNN)
     if _MISSING in (schemas, product) or not torch.backends.mkldnn.is_available():
