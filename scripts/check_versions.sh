@@ -49,7 +49,7 @@ add() {
 check() { # PYTHON TORCH
     local folder="$work/$1-$2" log="$work/$1-$2.log" found start failed
     if ! install "$1" "$2" "$folder" 2>"$log"; then
-        add "$1" "$2" - - - - "not installed: $(grep ERROR "$log" | tail -1)"
+        add "$1" "$2" - - - - "not installed: $(grep -m1 ERROR "$log")"
         return 1
     fi
     found=$("$folder/bin/python" -W ignore -c "import torch; print(torch.__version__)")

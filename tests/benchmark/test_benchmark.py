@@ -9,6 +9,7 @@ import torch
 from benchmark import bars, contestants, pictures, studies, timing
 from benchmark.studies import ALLOWED, Figure
 from benchmark.timing import Timing, Work
+from manual_backprop.kernels import cpp
 from manual_backprop.training.config import Config
 
 WORK = Work("step", (5, 4, 3), 6)
@@ -74,15 +75,35 @@ RUNNING = {
 }
 
 
+LIBRARIES = {"JAX": "jax", "NumPy": "numpy", "scikit-learn": "sklearn"}
+OF_CPP = [name for name in RUNNING if name.endswith(", compiled")]
+ONLY_LARGE = [name for name in RUNNING if name.endswith((", ATen", ", oneDNN"))]
+ONLY_SMALL = [*OF_CPP, *(name for name in RUNNING if name.startswith(("NumPy", "scikit-learn")))]
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 @pytest.mark.parametrize("name", RUNNING)
-def test_every_contestant_runs(name):
-    torch.manual_seed(0)
-    made = RUNNING[name](Work("step", (5, 3), 6) if name in contestants.LAYER else WORK)
-    if made is None:
-        pytest.skip("its library is not installed, or it is for large works")
-    run, steps = made
+def test_every_contestant_runs_where_it_takes_part(name, large):
+    for word, library in LIBRARIES.items():
+        if name.startswith(word):
+            pytest.importorskip(library)
+    if name in OF_CPP and not cpp.can_be_built():
+        pytest.skip("no C++ can be built here")
+    hidden = () if name in contestants.LAYER else (500,) if large else (4,)
+    made = RUNNING[name](Work("step", (1000, *hidden, 1000) if large else (5, *hidden, 3), 64 if large else 6))
+    assert (made is None) == (name in (ONLY_SMALL if large else ONLY_LARGE))
+    if made is not None:
+        run, _ = made
+        run()
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["steps", "compiled"])
+def test_a_call_takes_as_many_steps_as_it_says(compile, monkeypatch):
+    taken = []
+    monkeypatch.setattr(contestants.Network, "sgd", lambda net, x, y, batch, *_: taken.append(len(x) / batch))
+    run, steps = contestants.network(compile)(WORK)
     run()
-    assert steps in (1, contestants.STEPS) or name == "peak rate"
+    assert taken == [steps]
 
 
 def test_the_first_race_of_a_work_counts():

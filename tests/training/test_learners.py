@@ -56,6 +56,10 @@ def test_initial_weights_have_the_stated_spread(make_config, make_trainer, init)
     assert float(b.std()) == pytest.approx(biases, rel=0.2)
 
 
-def test_one_process_is_the_default():
-    assert (Workers().rank, Workers().size, Workers().first) == (0, 1, True)
-    assert float(Workers().sum(torch.tensor(3.0))) == 3.0
+def test_one_process_asks_no_other():
+    """Without a process group torch refuses every question to the others."""
+    alone, x = Workers(), torch.tensor(3.0)
+    assert alone.first
+    assert (float(alone.sum(x)), alone.maximum(3.0, x.device), alone.from_first("mine")) == (3.0, 3.0, "mine")
+    with pytest.raises(ValueError, match="process group"):
+        Workers(size=2).sum(x)
