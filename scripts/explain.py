@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from manual_backprop.activations import Name
 from manual_backprop.chapter import pictures
 from manual_backprop.chapter.component import follow
 from manual_backprop.chapter.explain import Steps, check, make
@@ -17,7 +18,7 @@ class Options(RunOptions):
 
     sizes: tuple[int, ...] = (2, 3, 2)
     """Neurons a layer, the inputs first."""
-    activation: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"
+    activation: Name = "sigmoid"
     """Of all layers; the outputs are sigmoid where the cost is cross_entropy."""
     cost: Literal["quadratic", "cross_entropy"] = "quadratic"
     """C, of the one sample."""

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from manual_backprop import Activation, Cost, functional, per_neuron
+from manual_backprop.activations import ACTIVATIONS as NAMED
 from manual_backprop.activations import identity, relu, sigmoid, tanh
 from manual_backprop.costs import cross_entropy, quadratic, sigmoid_cross_entropy
 
@@ -173,7 +174,7 @@ PER_NEURON = {
 
 ELEMENTWISE_ACTIVATIONS = params(ELEMENTWISE)
 ACTIVATIONS = params(ELEMENTWISE | PER_NEURON)
-NAMED_ACTIVATIONS = params({name: ELEMENTWISE[name] for name in ("sigmoid", "tanh", "relu", "identity")})
+NAMED_ACTIVATIONS = params({name: ELEMENTWISE[name] for name in NAMED})
 
 
 # Costs

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.func import jacrev
 
 from manual_backprop import Activation, per_neuron
 from manual_backprop.activations import ACTIVATIONS as NAMED
-from manual_backprop.activations import activation_named, identity, relu, sigmoid, tanh
+from manual_backprop.activations import Name, activation_named, identity, relu, sigmoid, tanh
 from tests.cases import (
     ACTIVATIONS,
     DTYPES,
@@ -146,6 +147,29 @@ def test_what_each_derivative_needs():
         "relu": "a",
         "identity": None,
     }
+
+
+@pytest.mark.parametrize("case", NAMED_ACTIVATIONS)
+def test_what_a_row_names_of_torch_is_the_same(case):
+    z = torch.tensor([-2.0, -0.0, 0.5, torch.inf, torch.nan])
+    a = case.activation.function(z)
+    for twin in (case.activation.module(), *case.activation.functions):
+        torch.testing.assert_close(twin(z), a, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_names_of_the_command_lines_are_those_of_the_table():
+    assert get_args(Name) == tuple(NAMED)
+
+
+@pytest.mark.parametrize("case", ACTIVATIONS)
+def test_split_is_the_activation_in_two(case):
+    """σ′ is computed from the output of the first, which is all that a layer keeps."""
+    z = torch.randn(4, OUT, dtype=FLOAT64)
+    of_product, after = case.activation.split()
+    value = of_product.function(z)
+    assert_close(after.function(value), case.activation.function(z))
+    derivative = torch.as_tensor(case.activation.derivative(value), dtype=FLOAT64)
+    assert_close(derivative.expand_as(z), torch.as_tensor(case.activation.derivative_at(z)).expand_as(z).double())
 
 
 @pytest.mark.parametrize("case", NAMED_ACTIVATIONS)

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from manual_backprop import functional
+from manual_backprop.activations import ACTIVATIONS as NAMED
 from manual_backprop.functional import linear_activation
 from manual_backprop.functions import ActivationFunction, CostFunction, LinearActivationFunction
 from tests.cases import (
@@ -310,9 +311,7 @@ def test_precision_of_a_layer(case, bias, dtype):
 def test_the_named_layers(name, bias):
     function = functional.linear if name == "identity" else getattr(functional, f"linear_{name}")
     input, weight, b = layer_inputs((5,), bias)
-    expected = {"identity": lambda z: z, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}[name](
-        F.linear(input, weight, b)
-    )
+    expected = NAMED[name].module()(F.linear(input, weight, b))
     assert_close(function(input, weight, b) if bias else function(input, weight), expected)
     assert torch.equal(linear_activation(input, weight, b, name), function(input, weight, b))
 

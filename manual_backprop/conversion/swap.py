@@ -33,10 +33,10 @@ class Fusion:
     layer: type[nn._NamedLinear]
 
 
-FUSIONS = (
-    Fusion(torch.nn.Sigmoid, (torch.sigmoid, torch.nn.functional.sigmoid, torch.special.expit), nn.LinearSigmoid),
-    Fusion(torch.nn.Tanh, (torch.tanh, torch.nn.functional.tanh), nn.LinearTanh),
-    Fusion(torch.nn.ReLU, (torch.relu, torch.nn.functional.relu), nn.LinearReLU),
+FUSIONS = tuple(
+    Fusion(layer._activation.module, layer._activation.functions, layer)
+    for layer in (nn.LinearSigmoid, nn.LinearTanh, nn.LinearReLU)
+    if layer._activation.module is not None
 )
 
 OURS = (nn.Linear, *(fusion.layer for fusion in FUSIONS))

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from manual_backprop import activations
 from manual_backprop.programs import options as command_line
 from manual_backprop.programs.options import InputError as InputError
 
@@ -29,9 +30,9 @@ class Config:
     parameters too; tensor: the neurons. One process has nothing to divide."""
     sizes: tuple[int, ...] = (784, 30, 10)
     """Neurons a layer, from 784 pixels to 10 digits."""
-    activation: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"
+    activation: activations.Name = "sigmoid"
     """Of the hidden layers."""
-    output: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"
+    output: activations.Name = "sigmoid"
     """Activation of the output layer."""
     cost: Literal["quadratic", "cross_entropy"] = "quadratic"
     """quadratic: mean over images of half the squared norm; cross_entropy: needs sigmoid outputs."""

@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 
+from manual_backprop.activations import ACTIVATIONS
 from manual_backprop.chapter.component import follow
 from manual_backprop.chapter.explain import check, five_steps, make
 
 SIZES = [(2, 3, 2), (3, 1), (1, 2, 3, 2), (9, 9, 9, 9, 9)]
-ACTIVATIONS = ["sigmoid", "tanh", "relu", "identity"]
 COSTS = ["quadratic", "cross_entropy"]
 
 

@@ -4,15 +4,10 @@ import torch
 from torch import Tensor
 
 from manual_backprop import Activation, nn
+from manual_backprop.activations import ACTIVATIONS
 from tests.cases import IN, OUT, params, softplus
 
-TORCH = {
-    "sigmoid": torch.nn.Sigmoid,
-    "tanh": torch.nn.Tanh,
-    "relu": torch.nn.ReLU,
-    "identity": torch.nn.Identity,
-    "softplus": torch.nn.Softplus,
-}
+TORCH = {name: f.module for name, f in ACTIVATIONS.items()} | {"softplus": torch.nn.Softplus}
 
 
 def pair(

@@ -11,6 +11,7 @@ from manual_backprop import functions, kernels, network
 from manual_backprop.kernels import cpp
 from manual_backprop.network import Network
 from manual_backprop.training.agreement import Disagreement, TrainingStopped, bound, require_agreement
+from tests.kernels.test_cpp import needs_compiler
 
 WAYS = {
     "network": {"backprop": "network"},
@@ -28,9 +29,6 @@ NAMED = {
     "weight decay": ("layer 3 of 3", "the update rule (weight decay)"),
 }
 EQUATIONS = [part for part in NAMED if part.startswith("BP")]
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("c++") or shutil.which("g++")) or not shutil.which("ninja"), reason="no C++ compiler or no ninja"
-)
 
 
 # How a way of training is broken: a factor before one of NAMED.
