@@ -80,8 +80,7 @@ def show_report(report: "Report") -> None:
         console.print(_finding(finding))
     console.print()
     codes = list(dict.fromkeys(finding.code for finding in (*report.errors, *report.failures)))
-    end = f"in {report.seconds:.1f} s, seed {report.seed}"
-    shown = f"{', '.join(codes)} {end}" if codes else end
+    shown = f"{', '.join(codes)} in {report.effort}".lstrip()
     verdict = {"error": "error of the validator:"}.get(report.verdict, report.verdict)
     style = f"bold {VERDICTS[report.verdict]}"
     console.print(Text.assemble((f"{report.name} {verdict}", style), f" {shown}"))
@@ -141,8 +140,11 @@ def show_explanation(rule: "Rule", prelude: str) -> None:
     """The meaning of a code, a real bug of its class, and a wrong and a right snippet, which run after `prelude`."""
     console = _console()
     console.print(Text.assemble((f"{rule.code} {rule.name}", "bold"), f" ({rule.family})  {rule.asks}"))
-    _paragraph(console, f"A right one: {rule.holds}")
+    console.print("\nA right backward", style="bold")
+    _paragraph(console, rule.holds)
+    console.print("\nOne with this finding", style="bold")
     _paragraph(console, rule.meaning)
+    _paragraph(console, f"To ask takes {rule.passes}; the rule came with version {rule.since}.")
     console.print("\nA real one", style="bold")
     _paragraph(console, rule.seen_in)
     if rule.unseen:

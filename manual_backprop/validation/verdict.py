@@ -11,7 +11,7 @@ ORACLES = ("MB101", "MB102")
 
 
 def unchecked(rules: Sequence[Rule], all_of_them: bool, cases: Sequence[Case]) -> tuple[Finding, ...]:
-    """A finding for each input whose gradient was asked for and that no oracle of values has found right.
+    """Where nothing failed: a finding for each input whose gradient was asked for and no oracle of values has judged.
 
     Args:
         rules: the rules that were asked.

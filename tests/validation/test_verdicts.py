@@ -125,8 +125,9 @@ def test_a_backward_that_always_raises_passes_nothing(code):
     assert not [finding for finding in report.findings if finding.status == "pass" and finding.code != "MB212"]
 
 
-def test_one_exception_is_one_failure():
-    report = validate(Raises, matrix(), only=FAST)
+def test_one_exception_is_one_failure_and_raised_once():
+    report = validate(Raises, matrix(), skip=("MB806", "MB807"))
+    assert report.passes.backward <= 3  # the plain pass and the audit; not one more for each rule
     assert len(report.failures) == 1
     assert "KeyError" in report.failures[0].message
 
@@ -184,6 +185,22 @@ def test_the_derivative_may_be_waived_by_any_name_of_it(skip):
     straight = made("StraightThrough", lambda ctx, x: x.sign(), lambda ctx, g: g)
     assert validate(straight, matrix(), skip=[skip, "MB806", "MB807"]).verdict == "passed"
     assert validate(straight, matrix(), skip=("MB806", "MB807")).verdict == "failed"
+
+
+def test_codes_may_come_from_an_iterator():
+    straight = made("StraightThrough", lambda ctx, x: x.sign(), lambda ctx, g: g)
+    assert validate(straight, matrix(), skip=iter(["MB1", "MB806", "MB807"])).verdict == "passed"
+    assert validate(SIGMOID, matrix(), only=iter(["MB301"])).verdict == "passed"
+
+
+def test_where_something_failed_nothing_is_left_open():
+    assert validate(Raises, matrix(), only=FAST).unchecked == ()
+
+
+def test_a_comparison_of_no_elements_is_none():
+    empty = (torch.zeros(0, 3, dtype=torch.float64, requires_grad=True),)
+    report = validate(SIGMOID, empty, only="MB301")
+    assert [finding.status for finding in report.findings] == ["skip"]
 
 
 def test_rules_that_are_about_something_else_leave_no_value_open():

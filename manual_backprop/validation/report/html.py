@@ -36,7 +36,7 @@ def page(report: Findings) -> str:
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">',
         f"<title>{escape(report.name)} {verdict}</title><style>{STYLE}</style></head><body>",
         f'<h1>{escape(report.name)} <span class="{colour}">{verdict}</span></h1>',
-        f"<p>{_counts(report)}; {report.seconds:.2f} s, seed {report.seed}, {escape(versions)}</p>",
+        f"<p>{_counts(report)}; {report.effort}, {escape(versions)}</p>",
         *_sections(report),
         "<h2>All rules</h2><table><tr><th>code</th><th>check</th><th>family</th><th>status</th><th>found</th>",
         "<th>seconds</th></tr>",

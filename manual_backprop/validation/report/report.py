@@ -31,9 +31,7 @@ class Report(Findings):
 
     def __str__(self) -> str:
         """A table by family, the failures with the roots first, and the codes that passed."""
-        counts = f", {self.passes.forward} forward and {self.passes.backward} backward passes"
-        end = f"in {self.seconds:.2f} s{counts if self.passes.forward else ''}, seed {self.seed}"
-        lines = [f"{self.name}: {self._verdict_in_words()} {end}", "", *self._table()]
+        lines = [f"{self.name}: {self._verdict_in_words()} in {self.effort}", "", *self._table()]
         for finding in self.shown:
             lines += ["", str(finding)]
         if not self.passed:

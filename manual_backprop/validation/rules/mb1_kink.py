@@ -12,22 +12,9 @@ from manual_backprop.validation.exceptions import Broken, Skipped
 from manual_backprop.validation.oracle import Oracle
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
+from manual_backprop.validation.rules.skeletons import SQUARE
 
-MB105_SKELETON = """
-class ReLU(Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return F.relu(x)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        (x,) = ctx.saved_tensors
-        ___
-
-
-validate(ReLU, (randn(4, 3),))
-"""
+MB105_SKELETON = SQUARE.replace("Square", "ReLU").replace("x**2", "F.relu(x)")
 
 
 @rule("MB105", "Is it a subgradient at kinks?", "some 100 forwards", needs="plain truth", skeleton=MB105_SKELETON)

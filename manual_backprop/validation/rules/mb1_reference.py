@@ -7,23 +7,10 @@ from manual_backprop.validation.diagnosis.patterns import wrong_gradient
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.report.heat_map import excerpt
 from manual_backprop.validation.rule import rule
+from manual_backprop.validation.rules.skeletons import LINEAR
 from manual_backprop.validation.tolerances import SAME_RTOL, coarsest, mismatch
 
-MB102_SKELETON = """
-class Linear(Function):
-    @staticmethod
-    def forward(ctx, input, weight, bias):
-        ctx.save_for_backward(input, weight)
-        return F.linear(input, weight, bias)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        input, weight = ctx.saved_tensors
-        ___
-
-
-validate(Linear, (randn(4, 3), randn(5, 3), randn(5)), reference=F.linear)
-"""
+MB102_SKELETON = LINEAR.replace("randn(5)))", "randn(5)), reference=F.linear)")
 MB103_SKELETON = """
 class QuadraticCost(Function):  # the book's: the mean over the samples of half the squared distance
     @staticmethod

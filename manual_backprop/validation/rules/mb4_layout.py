@@ -15,19 +15,7 @@ from manual_backprop.validation.rule import rule
 from manual_backprop.validation.rules.skeletons import DOUBLE
 from manual_backprop.validation.subject import Gradients
 
-IMAGES = """
-class Double(Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        ___
-
-
-validate(Double, (randn(2, 3, 4, 4),))
-"""
+IMAGES = DOUBLE.replace("randn(4, 3)", "randn(2, 3, 4, 4)")
 
 Layout = Callable[[Tensor], Tensor | None]
 

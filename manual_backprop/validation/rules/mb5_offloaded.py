@@ -11,27 +11,12 @@ from manual_backprop.validation.diagnosis.patterns import differing
 from manual_backprop.validation.exceptions import one_line
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
+from manual_backprop.validation.rules.skeletons import SQUARE
 from manual_backprop.validation.subject import Gradients
 
-MB509_SKELETON = """
-slopes = {}
-
-
-class Square(Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        slopes[x.data_ptr()] = 2 * x.detach()
-        return x**2
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        (x,) = ctx.saved_tensors
-        ___
-
-
-validate(Square, (randn(4, 3),))
-"""
+MB509_SKELETON = "slopes = {}\n\n" + SQUARE.replace(
+    "(x)\n        return x**2", "(x)\n        slopes[x.data_ptr()] = 2 * x.detach()\n        return x**2"
+)
 MB510_SKELETON = """
 class Multiply(Function):
     @staticmethod

@@ -9,6 +9,7 @@ from manual_backprop.validation.case import Case
 from manual_backprop.validation.exceptions import Broken, Inconclusive, Skipped, raised_on_purpose
 from manual_backprop.validation.report.finding import Finding
 from manual_backprop.validation.rule import rule
+from manual_backprop.validation.rules.skeletons import LINEAR
 
 MB601_SKELETON = """
 def deviation(x):
@@ -32,21 +33,9 @@ class Deviation(Function):
 x = (100 + 0.1 * torch.randn(5, 8, dtype=torch.float64)).requires_grad_()
 validate(Deviation, (x,), reference=deviation)
 """
-MB602_SKELETON = """
-class Linear(Function):
-    @staticmethod
-    def forward(ctx, input, weight, bias):
-        ctx.save_for_backward(input, weight)
-        return F.linear(input, weight, bias)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        input, weight = ctx.saved_tensors
-        ___
-
-
-validate(Linear, (randn(1024, 2), randn(3, 2), randn(3)), reference=F.linear)
-"""
+MB602_SKELETON = LINEAR.replace(
+    "(randn(4, 3), randn(5, 3), randn(5))", "(randn(1024, 2), randn(3, 2), randn(3)), reference=F.linear"
+)
 RMS_NORM = """
 def rms_norm(x):
     return (x.double() * (x.double().square().mean(-1, keepdim=True) + 1e-5).rsqrt()).to(x.dtype)
